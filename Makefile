@@ -1,0 +1,47 @@
+# What a developer does. `make demo` and `make test` need nothing but Python >= 3.10 and make.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.built
+RUN    ?= runs/demo
+
+export RAY_USAGE_STATS_ENABLED ?= 0
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: help demo test unit lint type bench clean
+help:            ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+demo: $(STAMP)   ## run the default study: 600 human answers, 23,703 texts, one interval and a report
+	$(BIN)/ftrect run ftrect_ray/default_study.yaml -o $(RUN)
+
+test: $(STAMP)   ## lint, types, unit tests, tests on a real local Ray (all but `slow`)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest -m "not ray and not slow"
+	$(BIN)/pytest -m "ray and not slow"
+
+unit: $(STAMP)   ## unit tests alone, without Ray
+	$(BIN)/pytest -m "not ray and not slow"
+
+lint: $(STAMP)   ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: $(STAMP)   ## mypy
+	$(BIN)/mypy
+
+bench: $(STAMP)  ## the default study under ten seeds: coverage and length of the intervals (an hour on two cores)
+	$(BIN)/python benchmarks/ten_seeds.py --output benchmarks/results
+
+clean:           ## remove what `make` built; runs/ stays
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "error: Python >= 3.10 is needed; $(PYTHON) is older — run: make PYTHON=/path/to/python3.11"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(STAMP)
