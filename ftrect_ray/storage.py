@@ -1,0 +1,256 @@
+"""A run's storage: one folder, local or behind a URI, written only by whole files.
+
+Every artifact appears by a rename, so a reader sees the old file or the new one and never a half. A lock
+file with host and process keeps a second writer out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import posixpath
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from ftrect_ray.errors import EnvironmentFault, InputError
+
+
+@dataclass(frozen=True)
+class RunStorage:
+    """A folder of artifacts on a pyarrow filesystem.
+
+    Attributes
+    ----------
+    filesystem : pyarrow.fs.FileSystem
+    root : str
+        Path inside the filesystem, absolute for local runs.
+    uri : str
+        What the user gave, made absolute for local paths: what other processes are told.
+    """
+
+    filesystem: pafs.FileSystem
+    root: str
+    uri: str
+
+    @classmethod
+    def open(cls, location: str | Path) -> RunStorage:
+        """The storage at a local path or a URI such as ``s3://bucket/run``; nothing is created yet."""
+        text = str(location)
+        if "\0" in text or not text.strip():
+            raise InputError(f"not a run folder: {text!r}", mend="give a local path or a URI")
+        if "://" not in text:
+            path = os.path.abspath(os.path.expanduser(text))
+            return cls(pafs.LocalFileSystem(), path, path)
+        try:
+            filesystem, root = pafs.FileSystem.from_uri(text)
+        except (pa.ArrowInvalid, OSError, ValueError) as error:
+            raise InputError(
+                f"cannot open {text!r}: {str(error).splitlines()[0]}",
+                mend="use a path, file://, s3://, gs:// or hdfs://",
+            ) from None
+        return cls(filesystem, root.rstrip("/"), text)
+
+    @property
+    def is_local(self) -> bool:
+        return isinstance(self.filesystem, pafs.LocalFileSystem)
+
+    def path(self, *parts: str) -> str:
+        """The artifact's path inside the filesystem."""
+        return posixpath.join(self.root, *parts)
+
+    def url(self, *parts: str) -> str:
+        """The artifact's path as other processes may open it (path or URI)."""
+        return posixpath.join(self.uri, *parts)
+
+    def create(self) -> None:
+        """Make the folder.
+
+        Raises
+        ------
+        EnvironmentFault
+            Where it cannot be written.
+        """
+        with self._writing(""):
+            self.filesystem.create_dir(self.root, recursive=True)
+        self.write_bytes(b"", ".writable")
+        self.delete(".writable")
+
+    def exists(self, *parts: str) -> bool:
+        return self.filesystem.get_file_info(self.path(*parts)).type != pafs.FileType.NotFound
+
+    def list(self, *parts: str) -> list[str]:
+        """Names of the files and folders in a folder, sorted; empty where there is none."""
+        selector = pafs.FileSelector(self.path(*parts), allow_not_found=True)
+        return sorted(info.base_name for info in self.filesystem.get_file_info(selector))
+
+    def delete(self, *parts: str) -> None:
+        """Remove a file or a folder with what is in it; absent is fine."""
+        path = self.path(*parts)
+        kind = self.filesystem.get_file_info(path).type
+        if kind == pafs.FileType.Directory:
+            self.filesystem.delete_dir(path)
+        elif kind != pafs.FileType.NotFound:
+            self.filesystem.delete_file(path)
+
+    # ------------------------------------------------------------------------------------------- whole files
+
+    def write_bytes(self, content: bytes, *parts: str) -> None:
+        """Write a file under a temporary name, then rename it."""
+        target = self.path(*parts)
+        with self._writing(target):
+            self.filesystem.create_dir(posixpath.dirname(target), recursive=True)
+            temporary = f"{target}.tmp-{os.getpid()}"
+            with self.filesystem.open_output_stream(temporary) as stream:
+                stream.write(content)
+            self.filesystem.move(temporary, target)
+
+    def read_bytes(self, *parts: str) -> bytes:
+        """The file's content.
+
+        Raises
+        ------
+        InputError
+            Where there is no such file.
+        """
+        try:
+            with self.filesystem.open_input_stream(self.path(*parts), compression=None) as stream:
+                return bytes(stream.read())
+        except (FileNotFoundError, NotADirectoryError):
+            raise InputError(
+                f"{posixpath.join(*parts)!r} is not in the run",
+                where=self.uri,
+                mend="run the stage that makes it, or 'ftrect run'",
+            ) from None
+
+    def write_json(self, value: Any, *parts: str) -> None:
+        self.write_bytes((json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode(), *parts)
+
+    def read_json(self, *parts: str) -> Any:
+        content = self.read_bytes(*parts)
+        try:
+            return json.loads(content)
+        except ValueError:
+            raise InputError(
+                f"{posixpath.join(*parts)!r} is not JSON", where=self.uri, mend="delete it and run again"
+            ) from None
+
+    def write_table(self, table: pa.Table, *parts: str) -> None:
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd")
+        self.write_bytes(sink.getvalue().to_pybytes(), *parts)
+
+    def read_table(self, *parts: str) -> pa.Table:
+        content = self.read_bytes(*parts)
+        try:
+            return pq.read_table(pa.BufferReader(content))
+        except pa.ArrowInvalid:
+            raise InputError(
+                f"{posixpath.join(*parts)!r} is not a Parquet file", where=self.uri, mend="delete it and run again"
+            ) from None
+
+    def upload_folder(self, local: str | Path, *parts: str) -> None:
+        """Put a finished local folder in the run; it appears under its name only when complete."""
+        target = self.path(*parts)
+        with self._writing(target):
+            temporary = f"{target}.tmp-{os.getpid()}"
+            self.filesystem.create_dir(temporary, recursive=True)
+            pafs.copy_files(
+                str(local), temporary, source_filesystem=pafs.LocalFileSystem(), destination_filesystem=self.filesystem
+            )
+            self.delete(*parts)
+            self.filesystem.move(temporary, target)
+
+    @contextmanager
+    def _writing(self, target: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else str(error).splitlines()[0]
+            raise EnvironmentFault(
+                f"cannot write the run: {reason}",
+                where=target or self.uri,
+                mend="free space or choose another folder with -o; what is finished stays",
+            ) from None
+
+    # -------------------------------------------------------------------------------------------------- lock
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run for this process.
+
+        Raises
+        ------
+        InputError
+            Where another live process holds it. The lock of a process that has died on this host is taken over.
+        """
+        name, me = ".lock", {"host": socket.gethostname(), "pid": os.getpid()}
+        if self.is_local:
+            self._lock_local(name, me)
+        else:
+            self._lock_remote(name, me)
+        try:
+            yield
+        finally:
+            self.delete(name)
+
+    def _lock_local(self, name: str, me: dict[str, Any]) -> None:
+        """A hard link is made or is refused in one step, with the owner already written in it."""
+        descriptor, temporary = tempfile.mkstemp(dir=self.root, prefix=".lock-")
+        with os.fdopen(descriptor, "w") as file:
+            json.dump(me, file)
+        try:
+            for _ in range(2):
+                try:
+                    os.link(temporary, self.path(name))
+                    return
+                except FileExistsError:
+                    self._refuse_if_alive(name, me)
+                    Path(self.path(name)).unlink(missing_ok=True)
+        finally:
+            os.unlink(temporary)
+        raise InputError("the run was locked by another process at the same moment", where=self.uri, mend="try again")
+
+    def _lock_remote(self, name: str, me: dict[str, Any]) -> None:
+        """Object stores have no exclusive create here: this guards against mistakes, not against races."""
+        if self.exists(name):
+            self._refuse_if_alive(name, me)
+        self.write_json(me, name)
+
+    def _refuse_if_alive(self, name: str, me: dict[str, Any]) -> None:
+        try:
+            owner = self.read_json(name)
+        except InputError:
+            return
+        if owner["host"] != me["host"] or _alive(int(owner["pid"])):
+            mend = "wait for it, or use another folder with -o"
+            if owner["host"] != me["host"]:
+                mend = f"wait for it; if that host is gone, delete {self.url(name)}"
+            raise InputError(f"the run is locked by pid {owner['pid']} on {owner['host']}", where=self.uri, mend=mend)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def free_bytes(path: str | Path) -> int:
+    """Free bytes of the volume that holds ``path`` or its nearest existing parent."""
+    place = Path(path)
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
