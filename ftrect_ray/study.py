@@ -295,7 +295,7 @@ def parse_yaml(text: str, *, where: str) -> Any:
         Naming line and column.
     """
     try:
-        return yaml.load(text, Loader=_StudyLoader)  # noqa: S506 - a SafeLoader
+        return yaml.load(text, Loader=_StudyLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark else where

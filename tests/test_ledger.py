@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from ftrect_ray.errors import InputError
 from ftrect_ray.ledger import SEEING, Ledger, Use
 from ftrect_ray.storage import RunStorage

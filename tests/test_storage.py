@@ -10,6 +10,7 @@ import sys
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pytest
+
 from ftrect_ray.errors import EnvironmentFault, InputError
 from ftrect_ray.storage import RunStorage
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
+
 from ftrect_ray.errors import InputError
 from ftrect_ray.study import MAX_STUDY_BYTES, default_study_text, dump_study, load_study, parse_study
 
