@@ -28,7 +28,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="folder of the table and its JSON")
     parser.add_argument("--seeds", default="7-16", help="first-last")
-    parser.add_argument("--runs", type=Path, default=Path(tempfile.gettempdir()) / "ftrect-ten-seeds", help="folder of the runs")
+    parser.add_argument(
+        "--runs", type=Path, default=Path(tempfile.gettempdir()) / "ftrect-ten-seeds", help="folder of the runs"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     options = parser.parse_args()
     first, last = (int(part) for part in options.seeds.split("-"))
@@ -44,14 +46,19 @@ def run(seed: int, folder: Path, overrides: list[str]) -> dict[str, Any]:
     """One study in a process of its own, and what it found."""
     place = folder / f"seed-{seed}"
     words = [sys.executable, "-m", "ftrect_ray", "run", str(STUDY), "-o", str(place), "--set", f"seed={seed}"]
-    subprocess.run([*words, *(word for pair in overrides for word in ("--set", pair))], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [*words, *(word for pair in overrides for word in ("--set", pair))], check=True, stdout=subprocess.DEVNULL
+    )
     estimate, record = (json.loads((place / name).read_text()) for name in ("estimate.json", "run.json"))
     truth = json.loads((place / "truth.json").read_text())["value"]
     stages = record["stages"]
     return {
         "seed": seed,
         "truth": truth,
-        **{key: estimate[key] for key in ("design", "value", "std_error", "interval", "lam", "effective_n", "interval_ratio")},
+        **{
+            key: estimate[key]
+            for key in ("design", "value", "std_error", "interval", "lam", "effective_n", "interval_ratio")
+        },
         "covers": covers(estimate, truth),
         "classical_covers": covers(estimate["classical"], truth),
         "naive_covers": covers(estimate["naive"], truth),
@@ -106,7 +113,10 @@ def table(rows: list[dict[str, Any]], overrides: list[str]) -> str:
     ]
     for name in STAGES:
         if name in rows[0]["seconds"]:
-            cells = (statistics.median(row[key].get(name, 0.0) for row in rows) for key in ("seconds", "cpu_seconds", "model_seconds"))
+            cells = (
+                statistics.median(row[key].get(name, 0.0) for row in rows)
+                for key in ("seconds", "cpu_seconds", "model_seconds")
+            )
             lines.append(f"| {name} | " + " | ".join(f"{cell:.1f}" for cell in cells) + " |")
     lines.append("")
     lines.append("Medians over the seeds; model seconds are summed over workers and may exceed wall seconds.")

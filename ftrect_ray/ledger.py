@@ -20,7 +20,7 @@ from ftrect_ray.errors import InputError
 from ftrect_ray.storage import RunStorage
 
 
-class Use(str, Enum):  # noqa: UP042 - StrEnum came with Python 3.11
+class Use(str, Enum):
     """What a label was spent on."""
 
     PILOT_TRAIN = "pilot_train"

@@ -158,8 +158,26 @@ class RunStorage:
                 f"{posixpath.join(*parts)!r} is not a Parquet file", where=self.uri, mend="delete it and run again"
             ) from None
 
-    def upload_folder(self, local: str | Path, *parts: str) -> None:
-        """Put a finished local folder in the run; it appears under its name only when complete."""
+    @contextmanager
+    def local_folder(self, *parts: str) -> Iterator[Path]:
+        """A folder of this machine whose sub-folders end up in the run: the run's own where it is local.
+
+        Behind a URI, each sub-folder is uploaded when the block ends, also by an error, under a temporary
+        name first: what was finished is kept.
+        """
+        if self.is_local:
+            place = Path(self.path(*parts))
+            place.mkdir(parents=True, exist_ok=True)
+            yield place
+            return
+        with tempfile.TemporaryDirectory(prefix="ftrect-") as folder:
+            try:
+                yield Path(folder)
+            finally:
+                for finished in sorted(path for path in Path(folder).iterdir() if not path.name.startswith(".")):
+                    self._upload(finished, *parts, finished.name)
+
+    def _upload(self, local: Path, *parts: str) -> None:
         target = self.path(*parts)
         with self._writing(target):
             temporary = f"{target}.tmp-{os.getpid()}"

@@ -1,0 +1,224 @@
+"""The grammar of ``ftrect``: commands, options, and one-line errors with a near match."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from collections.abc import Callable
+from typing import NoReturn
+
+from ftrect_ray import __version__
+from ftrect_ray.errors import InputError, near_match
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors follow our grammar and suggest the option that was meant."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        kwargs["allow_abbrev"] = False
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage."""
+        unknown = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
+        if unknown:
+            choices = [name.strip("' ") for name in unknown[2].split(",")]
+            raise InputError(
+                f"unknown command or choice {unknown[1]!r}", where=self.prog, mend=near_match(unknown[1], choices)
+            )
+        raise InputError(message, where=self.prog, mend=f"see '{self.prog} --help'")
+
+    def options(self) -> list[str]:
+        return [option for action in self._actions for option in action.option_strings if option.startswith("--")]
+
+
+def parse(parser: Parser, commands: dict[str, Parser], arguments: list[str]) -> argparse.Namespace:
+    """Parse, and name the near match of an unknown option of the command that was chosen."""
+    known, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        chosen = commands.get(getattr(known, "command", ""), parser)
+        name = unknown[0].partition("=")[0]
+        if name.startswith("-"):
+            raise InputError(f"unknown option {name!r}", where=chosen.prog, mend=near_match(name, chosen.options()))
+        raise InputError(f"unexpected argument {name!r}", where=chosen.prog, mend=f"see '{chosen.prog} --help'")
+    return known
+
+
+# ------------------------------------------------------------------------------------------ option types
+
+
+def open_unit(name: str) -> Callable[[str], float]:
+    """A number inside (0, 1), bounds excluded."""
+
+    def convert(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not 0 < value < 1:
+            raise InputError(f"{name!r} must be in (0, 1); got {text}", mend="write it as a fraction, for example 0.05")
+        return value
+
+    return convert
+
+
+def positive(name: str) -> Callable[[str], float]:
+    """A finite number above 0."""
+
+    def convert(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and value > 0):
+            raise InputError(f"{name!r} must be a number > 0; got {text}")
+        return value
+
+    return convert
+
+
+def whole(name: str, least: int = 0, most: int | None = None) -> Callable[[str], int]:
+    """An integer between ``least`` and ``most``."""
+
+    def convert(text: str) -> int:
+        limit = f" and <= {most}" if most is not None else ""
+        try:
+            value = int(text)
+        except ValueError:
+            raise InputError(f"{name!r} must be a whole number; got {text}") from None
+        if value < least or (most is not None and value > most):
+            raise InputError(f"{name!r} must be >= {least}{limit}; got {text}")
+        return value
+
+    return convert
+
+
+def law(text: str) -> tuple[float, float, float]:
+    """``A,ALPHA,B`` of the scaling law a·s^-α + b."""
+    try:
+        a, exponent, b = (float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(
+            f"'--law' takes three numbers A,ALPHA,B; got {text!r}", mend="for example --law 10.21,0.21,1.98"
+        ) from None
+    return a, exponent, b
+
+
+def build() -> tuple[Parser, dict[str, Parser]]:
+    """The parser and its commands by name."""
+    parser = Parser(
+        prog="ftrect", description="What people think, from few human answers and much text: fine-tune, then rectify."
+    )
+    parser.add_argument("--version", action="version", version=f"ftrect {__version__}")
+    common = Parser(add_help=False)
+    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    group = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
+    commands: dict[str, Parser] = {}
+
+    def command(name: str, help_text: str) -> Parser:
+        commands[name] = group.add_parser(name, help=help_text, description=help_text, parents=[common])
+        return commands[name]
+
+    init = command("init", "Write a commented study file to start from.")
+    init.add_argument("study", metavar="STUDY.yaml")
+
+    validate = command("validate", "Report every error of a study file and its data; run nothing.")
+    _study_options(validate)
+    validate.add_argument("--json", action="store_true", help="one JSON object on stdout")
+
+    run = command("run", "Run the whole study; the same command again continues.")
+    _study_options(run)
+    _run_options(run)
+    run.add_argument("--dry-run", action="store_true", help="print what would run, and about how long")
+    run.add_argument("--json", action="store_true", help="print estimate.json on stdout")
+
+    for name, help_text in _STAGE_HELP.items():
+        stage = command(name, help_text)
+        _study_options(stage)
+        _run_options(stage)
+
+    _estimate(
+        command(
+            "estimate", "Rectify predictions that are already in a table; rows without a label are the unlabelled ones."
+        )
+    )
+    _plan(command("plan", "What a scaling law says: split, folds, width, and whether to fine-tune at all."))
+
+    serve = command("serve", "Answer questions about finished runs over HTTP.")
+    serve.add_argument("runs", metavar="RUN_DIR", nargs="+")
+    serve.add_argument("--host", default="127.0.0.1", help="default 127.0.0.1; another needs FTRECT_API_KEY")
+    serve.add_argument("--port", type=whole("--port", 1, 65535), default=8000)
+
+    submit = command("submit", "Run the study as a job of a Ray cluster.")
+    _study_options(submit)
+    submit.add_argument("-o", "--output", required=True, metavar="RUN_DIR", help="storage that the whole cluster sees")
+    submit.add_argument("--address", required=True, metavar="http://HEAD:8265")
+    submit.add_argument("--submission-id", help="submitting the same id again is refused by the cluster")
+    submit.add_argument("--no-wait", action="store_true", help="return once the job is accepted")
+
+    data = command("data", "Named data sets and models.")
+    actions = data.add_subparsers(dest="action", metavar="list|fetch", required=True, parser_class=Parser)
+    actions.add_parser("list", help="what there is", parents=[common])
+    fetch = actions.add_parser("fetch", help="download and check one", parents=[common])
+    fetch.add_argument("name", metavar="NAME")
+    return parser, commands
+
+
+_STAGE_HELP = {
+    "pilot": "Pilot fine-tunes at several sizes (Ray Tune).",
+    "allocate": "Fit the scaling law and choose the design.",
+    "finetune": "The final fine-tunes (Ray Train with DeepSpeed).",
+    "predict": "Predict every text (Ray Data).",
+    "rectify": "The rectified estimate.",
+    "report": "Write report.html and its figures.",
+}
+
+
+def _study_options(parser: Parser) -> None:
+    parser.add_argument("study", metavar="STUDY.yaml")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY.SUB=VALUE", help="override one setting")
+
+
+def _run_options(parser: Parser) -> None:
+    parser.add_argument("-o", "--output", metavar="RUN_DIR", help="a path or URI; default runs/<study>")
+    parser.add_argument("--address", help="a Ray cluster; default a local one, or the cluster that runs this job")
+    parser.add_argument(
+        "--update", action="store_true", help="accept a changed study or changed data; redo what that invalidates"
+    )
+
+
+def _estimate(parser: Parser) -> None:
+    parser.add_argument("table", metavar="TABLE", help="csv, jsonl or parquet")
+    parser.add_argument("--label", required=True, metavar="COL")
+    parser.add_argument("--prediction", required=True, metavar="COL")
+    parser.add_argument("--target", default="mean", choices=["mean", "quantile", "ols"])
+    parser.add_argument("--q", type=open_unit("q"), default=0.5, help="of --target quantile")
+    parser.add_argument("--features", default="", metavar="A,B", help="of --target ols; an intercept is added")
+    parser.add_argument("--alpha", type=open_unit("alpha"), default=0.05)
+    parser.add_argument(
+        "--lam", default="tuned", help="power tuning: 'tuned', or a number (1 is PPI, 0 the classical estimate)"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+
+
+def _plan(parser: Parser) -> None:
+    parser.add_argument(
+        "--law", type=law, required=True, metavar="A,ALPHA,B", help="Var(Y - f) = A·s^-ALPHA + B after s labels"
+    )
+    parser.add_argument("--labels", type=whole("--labels", 4), required=True, metavar="N")
+    parser.add_argument("--unlabeled", type=whole("--unlabeled", 1), metavar="M", help="default: unlimited")
+    parser.add_argument(
+        "--variance",
+        type=positive("--variance"),
+        metavar="S2",
+        help="Var(Y); needed to compare with the classical mean",
+    )
+    parser.add_argument(
+        "--half-width",
+        type=positive("--half-width"),
+        metavar="W",
+        help="also say how many labels this half-width needs",
+    )
+    parser.add_argument("--alpha", type=open_unit("alpha"), default=0.05)
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")

@@ -1,0 +1,93 @@
+"""What a stage is given: the study, the run's storage and record, and Ray when it first asks for it."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ftrect_ray.finetune.spec import Rows
+from ftrect_ray.layout import Layout
+from ftrect_ray.ledger import Ledger
+from ftrect_ray.pipeline.design import Decision
+from ftrect_ray.pipeline.meter import Meter
+from ftrect_ray.pipeline.record import RunRecord
+from ftrect_ray.storage import RunStorage
+from ftrect_ray.study import Study
+
+
+@dataclass
+class Run:
+    """One run while it is open.
+
+    Attributes
+    ----------
+    study : Study
+    storage : RunStorage
+    record : RunRecord
+    meter : Meter
+    stack : ExitStack
+        Closes what the stages open, Ray above all.
+    address : str or None
+        The Ray cluster that the user named.
+    """
+
+    study: Study
+    storage: RunStorage
+    record: RunRecord
+    meter: Meter
+    stack: ExitStack
+    address: str | None
+    update: bool = False
+    _connected: bool = field(default=False, init=False)
+
+    def layout(self, finetunes: int = 1) -> Layout:
+        """How the study spreads over Ray, which is started or joined at the first call and ends with the run.
+
+        Raises
+        ------
+        EnvironmentFault
+            In numbers, where the cluster lacks what the study asks for.
+        """
+        from ftrect_ray.cluster import cluster_session, layout_for
+
+        if not self._connected:
+            self.stack.enter_context(cluster_session(self.address))
+            self._connected = True
+        return layout_for(self.study, finetunes)
+
+    @cached_property
+    def table(self) -> pa.Table:
+        """``table.parquet``; see the tables stage for its columns."""
+        return self.storage.read_table("table.parquet")
+
+    @property
+    def labeled(self) -> Rows:
+        """The label budget, in the table's order."""
+        part = self.table.filter(pc.is_valid(self.table["label"])).select(["id", "text", "label"])
+        texts = tuple(text or "" for text in part["text"].to_pylist())
+        return Rows(tuple(part["id"].to_pylist()), texts, np.asarray(part["label"].to_numpy(), dtype=np.float64))
+
+    @property
+    def labeled_predictions(self) -> np.ndarray | None:
+        """The table's own predictions of the labelled rows, float64 (n,); None where one is missing or there are none."""
+        if "prediction" not in self.table.column_names:
+            return None
+        column = self.table.filter(pc.is_valid(self.table["label"]))["prediction"]
+        return None if column.null_count else np.asarray(column.to_numpy(), dtype=np.float64)
+
+    @property
+    def n_unlabeled(self) -> int:
+        return int(self.table["label"].null_count)
+
+    @property
+    def ledger(self) -> Ledger:
+        return Ledger.load(self.storage)
+
+    @property
+    def decision(self) -> Decision:
+        return Decision(**self.storage.read_json("allocation.json")["decision"])

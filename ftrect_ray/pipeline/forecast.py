@@ -1,0 +1,80 @@
+"""What a run would do and about how long it would take, from the study alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from typing import Any
+
+from ftrect_ray.models import MODELS, check_model_folder, count_parameters
+from ftrect_ray.pipeline.record import STAGES
+from ftrect_ray.study import Study
+
+#: CPU seconds for each million parameters, measured with minilm in bf16 on texts of 25 tokens
+#: (benchmarks/results/ten_seeds.md): one text through one training epoch, and through prediction.
+TRAIN_SECONDS, PREDICT_SECONDS = 6.5e-4, 9e-5
+#: Wall seconds that a stage costs beside the model: Ray, imports, loading.
+OVERHEAD = {"tables": 1, "pilot": 35, "allocate": 1, "finetune": 25, "predict": 20, "rectify": 1, "report": 5}
+CORES = 2
+
+
+def forecast(study: Study, done: Collection[str], texts: int | None = None) -> list[dict[str, Any]]:
+    """One row a stage: ``stage``, ``what`` it would do, ``seconds`` on two CPU cores.
+
+    ``seconds`` is 0 for a stage that is done or not needed, and None where the model's size or the number of
+    texts is not known here. Fine-tunes are taken to run all their epochs.
+    """
+    return [_row(study, stage, stage in done, texts) for stage in STAGES]
+
+
+def _row(study: Study, stage: str, done: bool, texts: int | None) -> dict[str, Any]:
+    what, work = _work(study, stage, texts)
+    if done:
+        return {"stage": stage, "what": "done already: " + what, "seconds": 0}
+    if work == 0 and stage in ("pilot", "finetune", "predict"):
+        return {"stage": stage, "what": what, "seconds": 0}
+    seconds = None if work is None else round(OVERHEAD[stage] + work / CORES)
+    return {"stage": stage, "what": what, "seconds": seconds}
+
+
+def _work(study: Study, stage: str, texts: int | None) -> tuple[str, float | None]:
+    """In words, and in CPU seconds of the model."""
+    size, models = _million_parameters(study), _models(study)
+    per_row = None if size is None else study.training.epochs * TRAIN_SECONDS * size
+    pilots, labels = study.pilots, study.labels
+    if stage == "tables":
+        return f"read and check the table, draw {labels or 'all'} labels", 0
+    if stage == "pilot":
+        if pilots is None or study.design in ("classical", "rectify-only"):
+            return "no pilots", 0
+        rows = sum(pilots.sizes) * pilots.seeds
+        what = f"{len(pilots.sizes) * pilots.seeds} pilot fine-tunes of {study.model.name}, sizes {pilots.sizes}"
+        return what, None if per_row is None else rows * per_row
+    if stage == "allocate":
+        return "fit the scaling law, choose the design", 0
+    if stage in ("finetune", "predict") and not models:
+        return "no fine-tune", 0
+    if stage == "finetune":
+        most = "up to " if study.design == "auto" else ""
+        rows = (labels or 0) * max(models - 1, 1)
+        known = per_row is not None and labels is not None
+        return f"{most}{models} fine-tunes on {study.training.workers} workers", rows * per_row if known else None  # type: ignore[operator]
+    if stage == "predict":
+        known = size is not None and texts is not None
+        amount = f"{texts} texts" if texts is not None else "every text"
+        return f"predict {amount} with {models} models", texts * models * PREDICT_SECONDS * size if known else None  # type: ignore[operator]
+    return {"rectify": "the rectified estimate", "report": "report.html and its figures"}[stage], 0
+
+
+def _models(study: Study) -> int:
+    return {"auto": study.max_finetunes, "crossfit": study.folds, "split": 1, "recycle": 1}.get(study.design, 0)
+
+
+def _million_parameters(study: Study) -> float | None:
+    name = study.model.name
+    if name in MODELS:
+        return MODELS[name].parameters / 1e6
+    if os.path.isdir(name):
+        check_model_folder(name)
+        return count_parameters(name) / 1e6
+    return None

@@ -1,0 +1,236 @@
+"""One function a stage: read what the stage before wrote, write one artifact, return its facts.
+
+Facts go to ``run.json``: ``model_seconds`` (what the model itself computed), ``summary`` (one line for
+people) and whatever else the report shows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from ftrect_ray.errors import InputError, InputErrors
+from ftrect_ray.finetune.spec import FitSpec
+from ftrect_ray.ledger import Ledger, Use
+from ftrect_ray.pipeline.allocate import decide, fit_law
+from ftrect_ray.pipeline.check import check_budget
+from ftrect_ray.pipeline.context import Run
+from ftrect_ray.pipeline.design import PILOT_USES, plan_fits
+from ftrect_ray.pipeline.record import settings_of
+from ftrect_ray.study import Study, digest
+from ftrect_ray.tables import LoadedTable, load_table
+from ftrect_ray.targets import Question
+
+# ------------------------------------------------------------------------------------- what makes a stage stale
+
+
+def key(run: Run, stage: str) -> str:
+    """Names a stage by all that can change its artifact."""
+    own = settings_of(run.study, stage)
+    if stage == "tables":
+        return digest([own, data_stamp(run.study)])
+    base = digest([run.record.content.get("fingerprint"), settings_of(run.study, "tables")])
+    if stage == "pilot":
+        return digest([base, own])
+    if stage == "allocate":
+        return digest([base, own, None if needless(run, "pilot") else key(run, "pilot")])
+    decision = run.decision.to_dict() if run.storage.exists("allocation.json") else None
+    if stage == "finetune":
+        return digest([base, own, decision])
+    if stage == "predict":
+        return digest([key(run, "finetune"), own])
+    if stage == "rectify":
+        return digest([key(run, "predict"), own, run.study.inference.max_error_share])
+    return digest([key(run, "rectify"), key(run, "allocate"), own])
+
+
+def data_stamp(study: Study) -> list[Any]:
+    """Size and time of the data files: while they stand still, the table is not read again."""
+    data = study.data
+    stamps = []
+    for name in (data.table, data.labeled, data.unlabeled):
+        if name is None:
+            continue
+        try:
+            filesystem, path = pafs.FileSystem.from_uri(name) if "://" in name else (pafs.LocalFileSystem(), name)
+            info = filesystem.get_file_info(path)
+        except (pa.ArrowInvalid, OSError):
+            continue  # reading the table says what is wrong, with a remedy
+        stamps.append([name, info.size, info.mtime_ns])
+    return stamps
+
+
+def needless(run: Run, stage: str) -> str:
+    """Why the study does not need ``stage``, or an empty string."""
+    study = run.study
+    if stage == "pilot":
+        if study.pilots is None:
+            return "the study has no pilots"
+        if study.design in ("classical", "rectify-only"):
+            return f"design {study.design} fine-tunes nothing"
+    if stage in ("finetune", "predict") and run.storage.exists("allocation.json") and not run.decision.model_names:
+        return f"design {run.decision.design} needs no model"
+    return ""
+
+
+# ------------------------------------------------------------------------------------------------ the stages
+
+
+def tables(run: Run) -> dict[str, Any]:
+    """Read and check the data, draw the label budget, open the ledger."""
+    study = run.study
+    loaded = load_table(study.data, study.labels, study.seed, features=getattr(study.target, "features", ()))
+    before = run.record.content.get("fingerprint")
+    if before not in (None, loaded.fingerprint) and not run.update:
+        raise InputError(
+            f"the data have changed since this run began: fingerprint {before[:16]} → {loaded.fingerprint[:16]}",
+            where=run.storage.uri,
+            mend="restore the file, add --update to redo every stage, or start another run with -o",
+        )
+    if problems := check_budget(study, loaded):
+        raise InputErrors(problems)
+    run.storage.write_table(loaded.table, "table.parquet")
+    run.storage.delete("truth.json")
+    if loaded.answers is not None:
+        run.storage.write_json(_truth(study, loaded), "truth.json")
+    labeled = run.labeled
+    Ledger(labeled.ids).save(run.storage)
+    run.record.note(fingerprint=loaded.fingerprint)
+    n, m = len(labeled), run.n_unlabeled
+    return {"labels": n, "unlabeled": m, "summary": f"— {n} labels, {m} unlabelled texts"}
+
+
+def _truth(study: Study, loaded: LoadedTable) -> dict[str, Any]:
+    """The target on all answers of a fully answered table. Only the report sees it."""
+    assert loaded.answers is not None
+    every = np.asarray(loaded.answers["label"].to_numpy(), dtype=np.float64)
+    value = (
+        Question.of(study.target, study.alpha, loaded.table).classical(every, np.arange(len(every))).to_dict()["value"]
+    )
+    return {"value": value, "rows": len(every)}
+
+
+def pilot(run: Run) -> dict[str, Any]:
+    """Measure the residual variance at several sizes, each label charged."""
+    from ftrect_ray.finetune.pilots import plan_pilots, run_pilots
+
+    study = run.study
+    assert study.pilots is not None
+    specs = plan_pilots(run.labeled, study.pilots, study.model, study.training, study.objective, study.seed)
+    ledger = Ledger(run.labeled.ids)
+    for spec in specs:
+        ledger.record(Use.PILOT_TRAIN, spec.name, spec.fit.train.ids)
+        ledger.record(Use.PILOT_STOP, spec.name, spec.fit.stop.ids)
+        ledger.record(Use.PILOT_MEASURE, spec.name, spec.measure.ids)
+    ledger.save(run.storage)
+    layout = run.layout()
+    results = run_pilots(
+        specs,
+        storage=run.storage.url("work", "pilots"),
+        slots=layout.pilot_slots,
+        max_failures=study.pilots.max_failures,
+        cpus=1,
+        gpus=layout.gpus_per_worker,
+    )
+    run.storage.write_table(pa.Table.from_pylist([asdict(result) for result in results]), "pilots.parquet")
+    done = [result for result in results if result.status == "done"]
+    failed = len(results) - len(done)
+    return {
+        "model_seconds": round(sum(result.model_seconds for result in done), 2),
+        "failed": failed,
+        "summary": f"— {len(done)} pilots measured" + (f", {failed} failed" if failed else ""),
+    }
+
+
+def allocate(run: Run) -> dict[str, Any]:
+    """The law, the predicted variance of every design, the decision, and the labels charged for it."""
+    study, rows = run.study, run.labeled
+    fit = None
+    if not needless(run, "pilot"):
+        pilots = run.storage.read_table("pilots.parquet").to_pylist()
+        done = [row for row in pilots if row["status"] == "done"]
+        fit, document = fit_law(
+            [row["size"] for row in done], [row["residual_variance"] for row in done], len(rows), study.seed
+        )
+        run.storage.write_json(document, "scaling_law.json")
+    else:
+        run.storage.delete("scaling_law.json")
+    spent = len({name for use in PILOT_USES for name in run.ledger.ids(use)}) if fit is not None else 0
+    decision, document = decide(
+        study, fit, answers=rows.answers, unlabeled=run.n_unlabeled, spent=spent, predictions=run.labeled_predictions
+    )
+    ledger = run.ledger
+    plan_fits(decision, rows, study, ledger)
+    ledger.save(run.storage)
+    run.storage.write_json(document, "allocation.json")
+    return {"summary": f"— {document['chosen']}: {document['reason']}"}
+
+
+def finetune(run: Run) -> dict[str, Any]:
+    """The final fine-tunes of the chosen design, side by side where the cluster has room."""
+    from ftrect_ray.finetune.driver import finetune as train_all
+
+    storage = run.storage
+    specs = plan_fits(run.decision, run.labeled, run.study, run.ledger)
+    for stale in set(storage.list("model")) - {spec.name for spec in specs}:
+        storage.delete("model", stale)
+    missing = [spec for spec in specs if not _is_trained(run, spec)]
+    if missing:
+        parallel = run.layout(finetunes=len(missing)).finetunes_in_parallel
+        work = storage.url("work", "finetune")
+        with storage.local_folder("model") as home:
+            train_all(missing, storage=work, destination=home, parallel=parallel)
+        storage.delete("work", "finetune")
+    seconds = sum(storage.read_json("model", spec.name, "fit.json")["model_seconds"] for spec in specs)
+    kept = len(specs) - len(missing)
+    return {
+        "model_seconds": round(seconds, 2),
+        "summary": f"— {len(specs)} models" + (f", {kept} kept from before" if kept else ""),
+    }
+
+
+def _is_trained(run: Run, spec: FitSpec) -> bool:
+    place = ("model", spec.name, "fit.json")
+    return run.storage.exists(*place) and run.storage.read_json(*place)["key"] == spec.key
+
+
+def predict(run: Run) -> dict[str, Any]:
+    """Every text, every model."""
+
+    from ftrect_ray.inference import predict_all
+
+    names = run.decision.model_names
+    for stale in set(run.storage.list("predictions")) - set(names):
+        run.storage.delete("predictions", stale)
+    layout = run.layout()
+    summary = predict_all(
+        run.storage, names, run.study.inference, actors=layout.inference_actors, gpus=layout.gpus_per_worker
+    )
+    return asdict(summary) | {
+        "summary": f"— {summary.rows} predictions, {sum(summary.errors.values())} texts without one"
+    }
+
+
+def rectify(run: Run) -> dict[str, Any]:
+    """The estimate, with the classical one and the model's own beside it."""
+    from ftrect_ray.rectify import load_evidence
+
+    estimate = load_evidence(run.storage).estimate(run.study.target, run.study.alpha)
+    run.storage.write_json(estimate, "estimate.json")
+    return {"summary": f"— design {estimate['design']}"}
+
+
+def report(run: Run) -> dict[str, Any]:
+    """report.html and figures/*.png."""
+    from ftrect_ray.pipeline.reporting import gather
+    from ftrect_ray.report import build_report
+
+    html, figures = build_report(gather(run))
+    for name, png in figures.items():
+        run.storage.write_bytes(png, "figures", f"{name}.png")
+    run.storage.write_bytes(html.encode(), "report.html")
+    return {"summary": f"— {run.storage.url('report.html')}"}

@@ -1,0 +1,89 @@
+"""Who trains, who stops, who rectifies."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ftrect_ray.errors import InputError
+from ftrect_ray.finetune.spec import Rows
+from ftrect_ray.ledger import Ledger, Use
+from ftrect_ray.pipeline.design import Decision, draw_folds, plan_fits
+from ftrect_ray.study import parse_study
+
+STUDY = parse_study("study: a\ndata: {source: vader, text: text, label: rating}")
+
+
+def rows(n: int) -> Rows:
+    return Rows(tuple(f"r{i}" for i in range(n)), tuple(f"text {i}" for i in range(n)), np.arange(n, dtype=float))
+
+
+@pytest.mark.parametrize("folds", [2, 3, 5])
+def test_cross_fitting_rectifies_every_label_once_and_never_with_a_model_that_saw_it(folds: int) -> None:
+    budget = rows(101)
+    ledger = Ledger(budget.ids)
+    specs = plan_fits(Decision("crossfit", folds=folds), budget, STUDY, ledger)
+    assert [spec.name for spec in specs] == [f"fold-{k}" for k in range(folds)]
+    rectified = [name for spec in specs for name in ledger.ids(Use.RECTIFY, spec.name)]
+    assert sorted(rectified) == sorted(budget.ids)
+    for spec in specs:
+        own = {*spec.train.ids, *spec.stop.ids}
+        assert len(own) == len(spec.train) + len(spec.stop)
+        assert own | set(ledger.ids(Use.RECTIFY, spec.name)) == set(budget.ids)
+        assert len(spec.stop) == round(0.15 * len(own))
+
+
+def test_folds_are_even_random_and_reproducible() -> None:
+    fold = draw_folds(601, 3, seed=7)
+    assert sorted(np.bincount(fold)) == [200, 200, 201]
+    assert np.array_equal(fold, draw_folds(601, 3, seed=7))
+    assert not np.array_equal(fold, draw_folds(601, 3, seed=8))
+
+
+@pytest.mark.parametrize("design", ["split", "recycle"])
+def test_a_split_sized_by_pilots_takes_all_their_labels_into_training(design: str) -> None:
+    budget = rows(100)
+    ledger = Ledger(budget.ids)
+    ledger.record(Use.PILOT_TRAIN, "pilot-s20-r0", budget.ids[50:70])
+    ledger.record(Use.PILOT_MEASURE, "pilot-s20-r0", budget.ids[70:80])
+    (spec,) = plan_fits(Decision(design, n_finetune=40, selected_by_pilots=True), budget, STUDY, ledger)
+    own = {*spec.train.ids, *spec.stop.ids}
+    assert len(own) == 40
+    assert own >= set(budget.ids[50:80])
+    assert set(ledger.ids(Use.SELECT, "split")) == set(budget.ids[50:80])
+    assert set(ledger.ids(Use.RECTIFY, "split")) == set(budget.ids) - own
+    assert set(ledger.ids(Use.CLASSICAL, "split")) == (own if design == "recycle" else set())
+
+
+def test_a_split_smaller_than_what_its_pilots_spent_leaks_and_is_refused() -> None:
+    budget = rows(100)
+    ledger = Ledger(budget.ids)
+    ledger.record(Use.PILOT_TRAIN, "pilot-s50-r0", budget.ids[:50])
+    with pytest.raises(InputError, match=r"would both shape and rectify model 'split' \(select, then rectify\)"):
+        plan_fits(Decision("split", n_finetune=40, selected_by_pilots=True), budget, STUDY, ledger)
+    plan_fits(Decision("split", n_finetune=40), budget, STUDY, ledger)  # a size that the user chose saw no pilot
+
+
+def test_planning_again_forgets_the_old_plan() -> None:
+    budget = rows(60)
+    ledger = Ledger(budget.ids)
+    plan_fits(Decision("crossfit", folds=2), budget, STUDY, ledger)
+    assert plan_fits(Decision("classical"), budget, STUDY, ledger) == []
+    assert ledger.counts() == [{"use": "classical", "model": "none", "count": 60}]
+    plan_fits(Decision("rectify-only"), budget, STUDY, ledger)
+    assert ledger.counts() == [{"use": "rectify", "model": "given", "count": 60}]
+
+
+def test_parts_that_are_too_small_are_named() -> None:
+    with pytest.raises(InputError, match="15 labels are too few for 2 folds of at least 10"):
+        plan_fits(Decision("crossfit", folds=2), rows(15), STUDY, Ledger(rows(15).ids))
+    with pytest.raises(InputError, match="a split of 30 labels cannot fine-tune on 25"):
+        plan_fits(Decision("split", n_finetune=25), rows(30), STUDY, Ledger(rows(30).ids))
+
+
+def test_the_key_names_the_content() -> None:
+    budget = rows(60)
+    first, second = (plan_fits(Decision("crossfit", folds=2), budget, STUDY, Ledger(budget.ids)) for _ in range(2))
+    assert [spec.key for spec in first] == [spec.key for spec in second]
+    other = plan_fits(Decision("crossfit", folds=2), budget, STUDY.model_copy(update={"seed": 8}), Ledger(budget.ids))
+    assert first[0].key != other[0].key
