@@ -74,7 +74,7 @@ class Run:
 
     @property
     def labeled_predictions(self) -> np.ndarray | None:
-        """The table's own predictions of the labelled rows, float64 (n,); None where one is missing or there are none."""
+        """The table's own predictions of the labelled rows, float64 (n,); None unless each has one."""
         if "prediction" not in self.table.column_names:
             return None
         column = self.table.filter(pc.is_valid(self.table["label"]))["prediction"]

@@ -75,9 +75,8 @@ def open_run(study: Study, location: str, *, update: bool = False, address: str 
     storage = RunStorage.open(location)
     storage.create()
     with storage.lock(), ExitStack() as stack, Meter() as meter:
-        if storage.exists("study.yaml"):
-            if not update:
-                refuse_changed(storage, _study_of(storage), study)
+        if storage.exists("study.yaml") and not update:
+            refuse_changed(storage, _study_of(storage), study)
         storage.write_bytes(dump_study(study).encode(), "study.yaml")
         yield Run(study, storage, RunRecord(storage, study), meter, stack, address, update)
 
@@ -101,10 +100,8 @@ def _do(run: Run, stage: str) -> None:
     run.record.finish(stage, {**costs, **facts, "peak_bytes": run.meter.peak_bytes})
     computed = facts.get("model_seconds")
     model = f", of which the model computed {computed:.0f} s" if computed else ""
-    say(
-        stage,
-        f"done in {costs['seconds']:.0f} s ({costs['cpu_seconds']:.0f} CPU s{model}) {facts.get('summary', '')}".rstrip(),
-    )
+    spent = f"{costs['seconds']:.0f} s ({costs['cpu_seconds']:.0f} CPU s{model})"
+    say(stage, f"done in {spent} {facts.get('summary', '')}".rstrip())
 
 
 def describe(study: Study, location: str) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """One function a stage: read what the stage before wrote, write one artifact, return its facts.
 
-Facts go to ``run.json``: ``model_seconds`` (what the model itself computed), ``summary`` (one line for
-people) and whatever else the report shows.
+Facts go to ``run.json``: ``model_seconds`` (seconds in which the model itself computed, summed over the workers
+and divided by how many worked side by side: beside the wall seconds, the rest is orchestration), ``summary``
+(one line for people) and whatever else the report shows.
 """
 
 from __future__ import annotations
@@ -116,7 +117,8 @@ def _truth(study: Study, loaded: LoadedTable) -> dict[str, Any]:
 
 def pilot(run: Run) -> dict[str, Any]:
     """Measure the residual variance at several sizes, each label charged."""
-    from ftrect_ray.finetune.pilots import plan_pilots, run_pilots
+    from ftrect_ray.finetune.pilots import plan_pilots
+    from ftrect_ray.finetune.sweep import run_pilots
 
     study = run.study
     assert study.pilots is not None
@@ -140,7 +142,7 @@ def pilot(run: Run) -> dict[str, Any]:
     done = [result for result in results if result.status == "done"]
     failed = len(results) - len(done)
     return {
-        "model_seconds": round(sum(result.model_seconds for result in done), 2),
+        "model_seconds": round(sum(result.model_seconds or 0.0 for result in done) / layout.pilot_slots, 2),
         "failed": failed,
         "summary": f"— {len(done)} pilots measured" + (f", {failed} failed" if failed else ""),
     }
@@ -179,13 +181,14 @@ def finetune(run: Run) -> dict[str, Any]:
     for stale in set(storage.list("model")) - {spec.name for spec in specs}:
         storage.delete("model", stale)
     missing = [spec for spec in specs if not _is_trained(run, spec)]
+    parallel = 1
     if missing:
         parallel = run.layout(finetunes=len(missing)).finetunes_in_parallel
         work = storage.url("work", "finetune")
         with storage.local_folder("model") as home:
             train_all(missing, storage=work, destination=home, parallel=parallel)
         storage.delete("work", "finetune")
-    seconds = sum(storage.read_json("model", spec.name, "fit.json")["model_seconds"] for spec in specs)
+    seconds = sum(storage.read_json("model", spec.name, "fit.json")["model_seconds"] for spec in specs) / parallel
     kept = len(specs) - len(missing)
     return {
         "model_seconds": round(seconds, 2),
@@ -210,7 +213,10 @@ def predict(run: Run) -> dict[str, Any]:
     summary = predict_all(
         run.storage, names, run.study.inference, actors=layout.inference_actors, gpus=layout.gpus_per_worker
     )
-    return asdict(summary) | {
+    seconds = round(summary.model_seconds / max(summary.actors, 1), 2)
+    missing = sum(summary.errors.values())
+    text = f"— {summary.models} predictions of {summary.rows} texts, {missing} missing"
+    return asdict(summary) | {"model_seconds": seconds, "summary": text}
         "summary": f"— {summary.rows} predictions, {sum(summary.errors.values())} texts without one"
     }
 

@@ -1,0 +1,6 @@
+"""From the user's files to one checked Arrow table: ``id``, ``text``, ``label``, and the other columns."""
+
+from ftrect_ray.tables.assembling import LoadedTable, load_table
+from ftrect_ray.tables.reading import read_any
+
+__all__ = ["LoadedTable", "load_table", "read_any"]
