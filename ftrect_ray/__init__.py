@@ -1,0 +1,71 @@
+"""Estimates from few human answers and much text: fine-tune a language model, then rectify it.
+
+The names below are loaded on first use, so that ``import ftrect_ray`` costs nothing and needs neither
+PyTorch nor Ray.
+
+>>> import ftrect_ray
+>>> ftrect_ray.mean([1.0, 2.0, 4.0], [1.0, 2.0, 3.0], [1.0, 2.0, 3.0, 4.0]).n
+3
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ftrect_ray.allocation import ScalingLaw, fit_scaling_law, optimal_split, plan
+    from ftrect_ray.errors import EnvironmentFault, FtrectError, InputError, StatisticalRefusal
+    from ftrect_ray.estimators import Estimate, mean, ols, quantile, recycle
+    from ftrect_ray.study import Study, load_study
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Estimate": "estimators",
+    "mean": "estimators",
+    "quantile": "estimators",
+    "ols": "estimators",
+    "recycle": "estimators",
+    "ScalingLaw": "allocation",
+    "fit_scaling_law": "allocation",
+    "optimal_split": "allocation",
+    "plan": "allocation",
+    "Study": "study",
+    "load_study": "study",
+    "FtrectError": "errors",
+    "InputError": "errors",
+    "EnvironmentFault": "errors",
+    "StatisticalRefusal": "errors",
+}
+
+__all__ = [
+    "EnvironmentFault",
+    "Estimate",
+    "FtrectError",
+    "InputError",
+    "ScalingLaw",
+    "StatisticalRefusal",
+    "Study",
+    "__version__",
+    "fit_scaling_law",
+    "load_study",
+    "mean",
+    "ols",
+    "optimal_split",
+    "plan",
+    "quantile",
+    "recycle",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

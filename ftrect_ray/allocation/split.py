@@ -1,0 +1,153 @@
+"""How many labels train and how many rectify (FTR section 4.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import brentq, minimize_scalar
+
+from ftrect_ray.allocation.checks import count, positive
+from ftrect_ray.allocation.scaling_law import ScalingLaw
+from ftrect_ray.errors import StatisticalRefusal
+
+MINIMUM = 10
+"""Labels below which nothing is fine-tuned, unless told otherwise."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Labels for fine-tuning and for rectifying.
+
+    Attributes
+    ----------
+    s_star : float
+        The continuous optimum, before bounds and rounding.
+    n_finetune, n_rectify : int
+        Whole labels within [minimum, n − 2]; they add to n.
+    fraction : float
+        n_finetune/n.
+    variance : float
+        Predicted Var θ̂ at ``n_finetune`` with λ = 1: v(s)/(n − s), and Var(f^(s))/m beside it where m and
+        the variance of the answers are given.
+    """
+
+    s_star: float
+    n_finetune: int
+    n_rectify: int
+    fraction: float
+    variance: float
+
+
+@dataclass(frozen=True)
+class Feasibility:
+    """Whether any split beats the sample mean (m → ∞), and the two sides of the condition.
+
+    ``left`` = b/σ², ``right`` = 1 − (1 + 1/α)(aαn^(−α)/σ²)^(1/(α+1)); feasible iff left < right.
+    """
+
+    feasible: bool
+    left: float
+    right: float
+
+    def __bool__(self) -> bool:
+        return self.feasible
+
+
+def s_star(law: ScalingLaw, n: float) -> float:
+    """The unique root in (0, n) of αans^(−α−1) − (α+1)as^(−α) − b = 0, with an endless number of texts.
+
+    The left side, times s^(α+1), falls from aαn > 0 at s = 0 to −an − bn^(α+1) < 0 at s = n.
+
+    >>> round(s_star(ScalingLaw(10.21, 0.21, 1.98), 10000), 2)
+    1028.34
+    """
+    a, alpha, b = law.a, law.alpha, law.b
+
+    def derivative(s: float) -> float:
+        return alpha * a * n - (alpha + 1) * a * s - b * s ** (alpha + 1)
+
+    return float(brentq(derivative, 0.0, n, xtol=1e-12 * n, rtol=1e-14))
+
+
+def best_size(criterion: Callable[[np.ndarray], np.ndarray], low: float, high: float) -> float:
+    """Minimiser over [low, high] of a vectorised criterion: a grid, then a bounded search around its best point."""
+    grid = np.union1d(np.geomspace(low, high, 400), np.linspace(low, high, 400))
+    best = int(np.argmin(criterion(grid)))
+    around = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
+    if around[0] == around[1]:
+        return float(grid[best])
+    found = minimize_scalar(
+        lambda s: float(criterion(np.array([s]))[0]), bounds=around, method="bounded", options={"xatol": 1e-9 * high}
+    )
+    return float(found.x if found.fun <= criterion(grid[best : best + 1])[0] else grid[best])
+
+
+def whole_size(criterion: Callable[[np.ndarray], np.ndarray], s: float, low: int, high: int) -> int:
+    """The better of the whole numbers beside ``s``, within [low, high]."""
+    options = np.clip([np.floor(s), np.ceil(s)], low, high)
+    return int(options[np.argmin(criterion(options))])
+
+
+def optimal_split(
+    law: ScalingLaw, n: int, m: int | None = None, *, variance: float | None = None, minimum: int = MINIMUM
+) -> Split:
+    """The split with the smallest predicted variance.
+
+    Criterion (FTR section 4.2): v(s)/(n − s), exact root by :func:`s_star`. With finite ``m``:
+    v(s)/(n − s) + Var(f^(s))/m, where Var f^(s) = Var Y − v(s): assumes that the model is calibrated, that
+    is, that its residual is uncorrelated with its prediction. Var Y shifts the criterion by a constant, so
+    it is needed for the variance reported and not for the split.
+
+    Parameters
+    ----------
+    law : ScalingLaw
+    n : int
+        Labels, at least ``minimum`` + 2: two rows must be left to rectify.
+    m : int, optional
+        Unlabelled rows; default endless.
+    variance : float, optional
+        Var Y. Without it the term Var(f)/m is left out of the reported variance.
+    minimum : int
+        Least number of fine-tuning labels.
+
+    Raises
+    ------
+    InputError
+        An argument outside its range.
+    StatisticalRefusal
+        Fewer than ``minimum`` + 2 labels.
+    """
+    n, minimum = count("n", n, 3), count("minimum", minimum, 1)
+    texts = np.inf if m is None else count("m", m, 1)
+    if n < minimum + 2:
+        raise StatisticalRefusal(
+            f"{n} labels cannot be split: {minimum} must train and 2 rectify",
+            mend="label more rows, or lower 'minimum'",
+        )
+    spread = None if variance is None else positive("variance", variance)
+
+    def criterion(s: np.ndarray) -> np.ndarray:
+        return law.variance(s) * (1 / (n - s) - 1 / texts)
+
+    exact = s_star(law, n) if m is None else best_size(criterion, 1e-3, n - 2.0)
+    size = whole_size(criterion, exact, minimum, n - 2)
+    predicted = law.variance(size) / (n - size)
+    if spread is not None and m is not None:
+        predicted += max(spread - law.variance(size), 0.0) / m
+    return Split(exact, size, n - size, size / n, predicted)
+
+
+def feasibility(law: ScalingLaw, n: int, variance: float) -> Feasibility:
+    """Whether fine-tuning by some split beats the sample mean (FTR section 4.2), with m → ∞.
+
+    Equivalent to R²(s) = 1 − v(s)/σ² > s/n for some s > 0.
+
+    >>> bool(feasibility(ScalingLaw(1, 1, 0.79), 100, 1.0)), bool(feasibility(ScalingLaw(1, 1, 0.81), 100, 1.0))
+    (True, False)
+    """
+    n, sigma2 = count("n", n, 1), positive("variance", variance)
+    left = law.b / sigma2
+    right = 1 - (1 + 1 / law.alpha) * (law.a * law.alpha * n**-law.alpha / sigma2) ** (1 / (law.alpha + 1))
+    return Feasibility(left < right, left, right)
