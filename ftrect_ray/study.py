@@ -196,13 +196,14 @@ class Inference(Part):
     """Batch prediction under Ray Data.
 
     ``actors`` ``auto``: one per GPU, or per CPU. ``shard_rows``: rows of one output file, the unit that a
-    killed run does not repeat. ``batch_tokens``: padded tokens of one forward pass.
+    killed run does not repeat. ``batch_tokens``: padded tokens of one forward pass (measured best on CPU; raise
+    it on a GPU).
     ``max_error_share``: above this share of texts without a prediction the estimate is refused.
     """
 
     actors: Literal["auto"] | Count = "auto"
     shard_rows: Count = 2000
-    batch_tokens: Annotated[int, Field(ge=256)] = 8192
+    batch_tokens: Annotated[int, Field(ge=256)] = 2048
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     max_error_share: Annotated[float, Field(ge=0, le=1)] = 0.2
 

@@ -117,8 +117,8 @@ def _truth(study: Study, loaded: LoadedTable) -> dict[str, Any]:
 
 def pilot(run: Run) -> dict[str, Any]:
     """Measure the residual variance at several sizes, each label charged."""
-    from ftrect_ray.finetune.pilots import plan_pilots
-    from ftrect_ray.finetune.sweep import run_pilots
+    from ftrect_ray.finetune.pilot import plan_pilots
+    from ftrect_ray.finetune.pilots import run_pilots
 
     study = run.study
     assert study.pilots is not None
@@ -215,10 +215,8 @@ def predict(run: Run) -> dict[str, Any]:
     )
     seconds = round(summary.model_seconds / max(summary.actors, 1), 2)
     missing = sum(summary.errors.values())
-    text = f"— {summary.models} predictions of {summary.rows} texts, {missing} missing"
+    text = f"— {summary.rows} predictions, {missing} missing"
     return asdict(summary) | {"model_seconds": seconds, "summary": text}
-        "summary": f"— {summary.rows} predictions, {sum(summary.errors.values())} texts without one"
-    }
 
 
 def rectify(run: Run) -> dict[str, Any]:
