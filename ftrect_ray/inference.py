@@ -8,6 +8,7 @@ the rest is the work of a pool of actors, each of which holds one model at a tim
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
 from collections import Counter
@@ -139,6 +140,7 @@ def _compute(
     rows = [parts[shard.index].num_rows for shard in missing]
     settings = DataContext.get_current().copy()
     settings.enable_progress_bars = settings.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells its plans; the bar below tells the progress
     facts: dict[Shard, dict[str, Any]] = {}
     with DataContext.current(settings), _bar(sum(rows)) as bar:
         # One block a shard: a block goes to one actor as a whole, so fewer blocks than actors leave some idle.

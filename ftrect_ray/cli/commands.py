@@ -38,9 +38,8 @@ def validate(options: Namespace) -> int:
     if options.json:
         _print_json(facts)
     else:
-        print(
-            f"{options.study}: good — {facts['labels']} labels, {facts['unlabeled']} unlabelled texts, model {facts['model']}"
-        )
+        counts = f"{facts['labels']} labels, {facts['unlabeled']} unlabelled texts"
+        print(f"{options.study}: good — {counts}, model {facts['model']}")
     return 0
 
 
@@ -53,7 +52,7 @@ def run(options: Namespace) -> int:
         plan = describe(study, location)
         _print_json(plan) if options.json else _print_forecast(plan)
         return 0
-    estimate = run_study(study, location, update=options.update, address=options.address)
+    estimate = run_study(study, location, **_run_settings(options))
     _print_json(estimate) if options.json else _print_estimate(estimate, location)
     return 0
 
@@ -63,7 +62,7 @@ def stage(options: Namespace) -> int:
 
     study = load_study(options.study, options.set)
     only = ["tables", "pilot"] if options.command == "pilot" else [options.command]
-    run_study(study, _location(options, study), only=only, update=options.update, address=options.address)
+    run_study(study, _location(options, study), only=only, **_run_settings(options))
     return 0
 
 
@@ -117,6 +116,10 @@ COMMANDS: dict[str, Callable[[Namespace], int]] = {
 }
 
 
+def _run_settings(options: Namespace) -> dict[str, Any]:
+    return {"update": options.update, "address": options.address, "verbose": options.debug}
+
+
 def _location(options: Namespace, study: Study) -> str:
     return options.output or str(Path("runs") / study.study)
 
@@ -145,9 +148,8 @@ def _print_forecast(plan: dict[str, Any]) -> None:
 def _print_estimate(estimate: dict[str, Any], location: str) -> None:
     names = estimate["names"] or [estimate["target"]]
     level = f"{100 * (1 - estimate['alpha']):g} %"
-    print(
-        f"\n{level} intervals, design {estimate['design']}, n = {estimate['n']} labels, m = {estimate['m']} unlabelled texts"
-    )
+    rows_used = f"n = {estimate['n']} labels, m = {estimate['m']} unlabelled texts"
+    print(f"\n{level} intervals, design {estimate['design']}, {rows_used}")
     for title, part in (
         ("rectified", estimate),
         ("classical", estimate["classical"]),
@@ -159,9 +161,8 @@ def _print_estimate(estimate: dict[str, Any], location: str) -> None:
         rows = zip(*columns, strict=True) if isinstance(part["value"], list) else [columns]
         for name, (value, low, high) in zip(names, rows, strict=True):
             print(f"  {title:12} {name:10} {value:10.4f}   [{low:.4f}, {high:.4f}]")
-    print(
-        f"  interval length, rectified / classical: {_show(estimate['interval_ratio'])}; worth {_show(estimate['effective_n'], 0)} labels"
-    )
+    ratio, worth = _show(estimate["interval_ratio"]), _show(estimate["effective_n"], 0)
+    print(f"  interval length, rectified / classical: {ratio}; worth {worth} labels")
     for warning in estimate.get("diagnostics", {}).get("warnings", []):
         print(f"  WARN {warning}")
     print(f"  report: {location}/report.html")

@@ -121,7 +121,7 @@ def plan(options: Namespace) -> int:
     if document["feasible"] is False:
         print("a single split loses to the plain mean at this budget")
     for name, labels in document.get("labels_for_half_width", {}).items():
-        print(
-            f"± {options.half_width:g} needs {'more labels than can be had' if labels is None else f'{labels} labels'} with {name}"
-        )
+        if not designs[name].unavailable:
+            needed = "more labels than can be had" if labels is None else f"{labels} labels"
+            print(f"± {options.half_width:g} needs {needed} with {name}")
     return 0

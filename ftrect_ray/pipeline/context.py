@@ -43,6 +43,7 @@ class Run:
     stack: ExitStack
     address: str | None
     update: bool = False
+    verbose: bool = False
     _connected: bool = field(default=False, init=False)
 
     def layout(self, finetunes: int = 1) -> Layout:
@@ -56,7 +57,7 @@ class Run:
         from ftrect_ray.cluster import cluster_session, layout_for
 
         if not self._connected:
-            self.stack.enter_context(cluster_session(self.address))
+            self.stack.enter_context(cluster_session(self.address, verbose=self.verbose))
             self._connected = True
         return layout_for(self.study, finetunes)
 

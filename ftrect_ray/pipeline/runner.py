@@ -29,7 +29,13 @@ _WORK: dict[str, Callable[[Run], dict[str, Any]]] = {
 
 
 def run_study(
-    study: Study, location: str, *, only: Sequence[str] = STAGES, update: bool = False, address: str | None = None
+    study: Study,
+    location: str,
+    *,
+    only: Sequence[str] = STAGES,
+    update: bool = False,
+    address: str | None = None,
+    verbose: bool = False,
 ) -> dict[str, Any]:
     """Run the stages named in ``only``, those that are not done yet.
 
@@ -44,6 +50,8 @@ def run_study(
         Accept a study that differs from the run's own, and redo what the difference invalidates.
     address : str, optional
         A Ray cluster; default a local one, or the cluster that this process is a job of.
+    verbose : bool
+        Show what Ray logs.
 
     Returns
     -------
@@ -55,7 +63,7 @@ def run_study(
     InputError, EnvironmentFault, StatisticalRefusal
         As the stages do; what was finished stays.
     """
-    with open_run(study, location, update=update, address=address) as run:
+    with _open_run(study, location, update, address, verbose) as run:
         for stage in STAGES:
             if stage in only:
                 _do(run, stage)
@@ -70,7 +78,7 @@ def run_study(
 
 
 @contextmanager
-def open_run(study: Study, location: str, *, update: bool = False, address: str | None = None) -> Iterator[Run]:
+def _open_run(study: Study, location: str, update: bool, address: str | None, verbose: bool) -> Iterator[Run]:
     """The run's folder, locked, its study file written or compared."""
     storage = RunStorage.open(location)
     storage.create()
@@ -78,7 +86,7 @@ def open_run(study: Study, location: str, *, update: bool = False, address: str 
         if storage.exists("study.yaml") and not update:
             refuse_changed(storage, _study_of(storage), study)
         storage.write_bytes(dump_study(study).encode(), "study.yaml")
-        yield Run(study, storage, RunRecord(storage, study), meter, stack, address, update)
+        yield Run(study, storage, RunRecord(storage, study), meter, stack, address, update, verbose)
 
 
 def _do(run: Run, stage: str) -> None:
