@@ -81,8 +81,10 @@ class Ledger:
         for other in forbidden:
             both = wanted.keys() & self._uses.get((other, model), {}).keys()
             if both:
+                order = f"{other}, then {use}"
                 raise InputError(
-                    f"{len(both)} labels would both shape and rectify model {model!r} ({other}, then {use}), the first {min(both)!r}",
+                    f"{len(both)} labels would both shape and rectify model {model!r} ({order}), "
+                    f"the first {min(both)!r}",
                     where="ledger",
                     mend="rectify with labels that the model never saw",
                 )

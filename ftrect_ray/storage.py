@@ -1,7 +1,7 @@
 """A run's storage: one folder, local or behind a URI, written only by whole files.
 
 Every artifact appears by a rename, so a reader sees the old file or the new one and never a half. A lock
-file with host and process keeps a second writer out.
+file that its owner keeps renewing keeps a second writer out.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ import posixpath
 import shutil
 import socket
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,9 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from ftrect_ray.errors import EnvironmentFault, InputError
+
+#: The lock file, and how often its owner renews it: a dead owner on another host is known after three beats.
+LOCK, BEAT_SECONDS = ".lock", 10.0
 
 
 @dataclass(frozen=True)
@@ -203,57 +208,76 @@ class RunStorage:
     # -------------------------------------------------------------------------------------------------- lock
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the run for this process.
+    def lock(self, beat: float = BEAT_SECONDS) -> Iterator[None]:
+        """Hold the run for this process, and renew the lock every ``beat`` seconds while it is held.
+
+        The lock of a process that has died is taken over: on this host at once, from another host when it has
+        not been renewed for three beats (a job that was started anew on another node).
 
         Raises
         ------
         InputError
-            Where another live process holds it. The lock of a process that has died on this host is taken over.
+            Where another live process holds it.
         """
-        name, me = ".lock", {"host": socket.gethostname(), "pid": os.getpid()}
-        if self.is_local:
-            self._lock_local(name, me)
-        else:
-            self._lock_remote(name, me)
+        me = {"host": socket.gethostname(), "pid": os.getpid(), "beat": 0}
+        if self.exists(LOCK):
+            self._refuse_if_alive(me, beat)
+        self.delete(LOCK)
+        self._claim(me)
+        released = threading.Event()
+        keeper = threading.Thread(target=self._renew, args=(me, beat, released), daemon=True, name="lock")
+        keeper.start()
         try:
             yield
         finally:
-            self.delete(name)
+            released.set()
+            keeper.join()
+            self.delete(LOCK)
 
-    def _lock_local(self, name: str, me: dict[str, Any]) -> None:
-        """A hard link is made or is refused in one step, with the owner already written in it."""
-        descriptor, temporary = tempfile.mkstemp(dir=self.root, prefix=".lock-")
-        with os.fdopen(descriptor, "w") as file:
-            json.dump(me, file)
-        try:
-            for _ in range(2):
-                try:
-                    os.link(temporary, self.path(name))
-                    return
-                except FileExistsError:
-                    self._refuse_if_alive(name, me)
-                    Path(self.path(name)).unlink(missing_ok=True)
-        finally:
-            os.unlink(temporary)
-        raise InputError("the run was locked by another process at the same moment", where=self.uri, mend="try again")
+    def _claim(self, me: dict[str, Any]) -> None:
+        """Make the lock. Where it is local, a hard link is made or refused in one step, with the owner in it.
 
-    def _lock_remote(self, name: str, me: dict[str, Any]) -> None:
-        """Object stores have no exclusive create here: this guards against mistakes, not against races."""
-        if self.exists(name):
-            self._refuse_if_alive(name, me)
-        self.write_json(me, name)
-
-    def _refuse_if_alive(self, name: str, me: dict[str, Any]) -> None:
-        try:
-            owner = self.read_json(name)
-        except InputError:
+        Object stores have no exclusive create here: there it guards against mistakes, not against races.
+        """
+        if not self.is_local:
+            self.write_json(me, LOCK)
             return
-        if owner["host"] != me["host"] or _alive(int(owner["pid"])):
+        with self._writing(self.path(LOCK)):
+            descriptor, temporary = tempfile.mkstemp(dir=self.root, prefix=".lock-")
+            try:
+                with os.fdopen(descriptor, "w") as file:
+                    json.dump(me, file)
+                os.link(temporary, self.path(LOCK))
+            except FileExistsError:
+                mend = "try again"
+                raise InputError("another process took the run at this moment", where=self.uri, mend=mend) from None
+            finally:
+                os.unlink(temporary)
+
+    def _renew(self, me: dict[str, Any], beat: float, released: threading.Event) -> None:
+        while not released.wait(beat):
+            me["beat"] += 1
+            with suppress(EnvironmentFault):  # a full disk is told by the stage that writes an artifact
+                self.write_json(me, LOCK)
+
+    def _refuse_if_alive(self, me: dict[str, Any], beat: float) -> None:
+        owner = self._owner()
+        if owner is None:
+            return
+        if owner["host"] == me["host"]:
+            alive = _alive(int(owner["pid"]))
+        else:
+            time.sleep(3 * beat)
+            alive = self._owner() not in (None, owner)
+        if alive:
             mend = "wait for it, or use another folder with -o"
-            if owner["host"] != me["host"]:
-                mend = f"wait for it; if that host is gone, delete {self.url(name)}"
             raise InputError(f"the run is locked by pid {owner['pid']} on {owner['host']}", where=self.uri, mend=mend)
+
+    def _owner(self) -> dict[str, Any] | None:
+        try:
+            return dict(self.read_json(LOCK))
+        except InputError:  # released, or broken off while it was written
+            return None
 
 
 def _alive(pid: int) -> bool:

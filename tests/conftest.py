@@ -102,3 +102,133 @@ def make_run(tmp_path: Path) -> Callable[..., RunStorage]:
         return storage
 
     return make
+
+
+# -------------------------------------- models small enough to train in a test: random weights, no download
+
+WORDS = ["the", "film", "was", "good", "bad", "dull", "great", "awful"]
+WORDS += ["plot", "actor", "love", "hate", "it", "a", "not", "i"]
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a BERT of two layers and 16 dimensions, no dropout, and a word-piece tokenizer."""
+    import torch
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordPiece
+    from tokenizers.pre_tokenizers import Whitespace
+    from tokenizers.processors import TemplateProcessing
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("bert")
+    vocabulary = {token: i for i, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
+    tokenizer = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_max_length=32,
+    ).save_pretrained(folder)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        BertModel(
+            BertConfig(
+                vocab_size=len(vocabulary),
+                hidden_size=16,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                intermediate_size=32,
+                max_position_embeddings=32,
+                hidden_dropout_prob=0.0,
+                attention_probs_dropout_prob=0.0,
+                initializer_range=0.2,
+            )
+        ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a causal model of two layers whose tokenizer has no padding token."""
+    import torch
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("llama")
+    vocabulary = {token: i for i, token in enumerate(["<unk>", "</s>", *WORDS])}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = Whitespace()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", eos_token="</s>", model_max_length=32
+    ).save_pretrained(folder)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=len(vocabulary),
+                hidden_size=16,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                num_key_value_heads=2,
+                intermediate_size=32,
+                max_position_embeddings=32,
+                initializer_range=0.2,
+            )
+        ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_spec():
+    """``make_spec(folder, train=24, stop=8, …settings of Model and Training)``: a fine-tune on made-up sentences.
+
+    An answer is 10 + 2·(good words − bad words) + noise.
+    """
+    from ftrect_ray.finetune.spec import FitSpec, Rows
+    from ftrect_ray.study import Model, Training
+
+    def make(
+        folder: Path,
+        *,
+        train: int = 24,
+        stop: int = 8,
+        seed: int = 0,
+        objective: str = "variance",
+        name: str = "fold-0",
+        **settings,
+    ):
+        random = np.random.default_rng(seed)
+        texts = [" ".join(random.choice(WORDS, size=random.integers(2, 12))) for _ in range(train + stop)]
+        value = {"good": 1, "great": 1, "love": 1, "bad": -1, "awful": -1, "hate": -1}
+        level = np.array([sum(value.get(word, 0) for word in text.split()) for text in texts])
+        rows = Rows(
+            tuple(f"r{i}" for i in range(train + stop)),
+            tuple(texts),
+            10 + 2 * level + random.normal(0, 0.5, train + stop),
+        )
+        of_model = {key: settings.pop(key) for key in list(settings) if key in Model.model_fields}
+        training = {
+            "precision": "fp32",
+            "batch_size": 8,
+            "epochs": 3,
+            "learning_rate": 1e-2,
+            "head_learning_rate": 1e-2,
+            "min_epochs": 1,
+        }
+        return FitSpec(
+            name,
+            rows.take(np.arange(train)),
+            rows.take(np.arange(train, train + stop)),
+            Model(name=str(folder), max_tokens=16, **of_model),
+            Training(**(training | settings)),
+            objective,
+            seed,
+        )
+
+    return make

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
+import socket
 import subprocess
 import sys
+import threading
+import time
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -87,10 +89,26 @@ def test_the_lock_names_its_live_owner_and_is_taken_from_a_dead_one(tmp_path) ->
     dead = subprocess.run(
         [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True
     )
-    owner = json.loads(json.dumps({"host": __import__("socket").gethostname(), "pid": int(dead.stdout)}))
-    storage.write_json(owner, ".lock")
+    storage.write_json({"host": socket.gethostname(), "pid": int(dead.stdout), "beat": 3}, ".lock")
     with storage.lock():
         assert storage.read_json(".lock")["pid"] == os.getpid()
-    storage.write_json(owner | {"host": "elsewhere"}, ".lock")
-    with pytest.raises(InputError, match=r"on elsewhere .*delete"), storage.lock():
+    storage.write_bytes(b"{", ".lock")  # broken off while it was written
+    with storage.lock():
         pass
+
+
+def test_a_lock_of_another_host_counts_while_it_is_renewed(tmp_path) -> None:
+    storage = RunStorage.open(tmp_path)
+    foreign = {"host": "elsewhere", "pid": 1, "beat": 0}
+    storage.write_json(foreign, ".lock")
+    renewal = threading.Timer(0.1, lambda: storage.write_json(foreign | {"beat": 1}, ".lock"))
+    renewal.start()
+    with pytest.raises(InputError, match="locked by pid 1 on elsewhere"), storage.lock(beat=0.2):
+        pass
+    renewal.join()
+    with storage.lock(beat=0.05):  # nobody renews it any more: a job that was moved to another node goes on
+        time.sleep(0.2)
+        held = storage.read_json(".lock")
+        assert held["pid"] == os.getpid()
+        assert held["beat"] >= 1
+    assert storage.list() == []

@@ -29,7 +29,8 @@ class Design:
     Attributes
     ----------
     name : str
-        ``classical``, ``rectify-only``, ``split``, ``split-after-pilots``, ``recycle`` or ``crossfit-K``.
+        ``classical``, ``rectify-only``, ``split``, ``split-after-pilots`` (where pilots spent labels), ``recycle`` or
+        ``crossfit-K``.
     finetunes : int
         Final fine-tunes that it costs.
     n_finetune : int
@@ -261,8 +262,7 @@ def labels_for_half_width(
     alpha = open_unit("alpha", alpha)
     wished = (positive("half_width", half_width) / normal_quantile(alpha)) ** 2
     setting = _setting(law, unlabeled, variance, rectify_variance, minimum)
-    rules = [(name, rule) for name, _, rule in _rules(folds, 0) if name != "split-after-pilots"]
-    return {name: _fewest(rule, setting, wished) for name, rule in rules}
+    return {name: _fewest(rule, setting, wished) for name, _, rule in _rules(folds, 0)}
 
 
 def _fewest(rule: Rule, setting: Setting, wished: float) -> int | None:
@@ -300,7 +300,7 @@ def _rules(folds: Sequence[int], spent: int) -> list[tuple[str, int, Rule]]:
         ("classical", 0, designs.classical),
         ("rectify-only", 0, designs.rectify_only),
         ("split", 1, designs.split(0)),
-        ("split-after-pilots", 1, designs.split(spent)),
+        *([("split-after-pilots", 1, designs.split(spent))] if spent else []),
         ("recycle", 1, designs.recycle(spent)),
         *((f"crossfit-{fold}", fold, designs.crossfit(fold)) for fold in kinds),
     ]

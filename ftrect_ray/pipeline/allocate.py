@@ -84,7 +84,7 @@ def decide(
             folds=tuple(kinds), alpha=study.alpha, spent=spent,
         )  # fmt: skip
     decision, chosen, reason = _choose(study, table, predictions is not None)
-    rows = [] if table is None else [_row(row) for row in table.to_dict()["designs"]]
+    rows = [] if table is None else [_row(row, spent) for row in table.to_dict()["designs"]]
     facts = {
         "labels": n,
         "unlabeled": unlabeled,
@@ -137,6 +137,9 @@ def _choose(study: Study, table: Plan | None, has_predictions: bool) -> tuple[De
     )
 
 
-def _row(row: dict[str, Any]) -> dict[str, Any]:
+def _row(row: dict[str, Any], spent: int) -> dict[str, Any]:
     kept = {key: row[key] for key in ("name", "finetunes", "n_finetune", "variance", "std_error", "interval_length")}
-    return kept | {"saved_labels": row["saved"], "note": row["unavailable"]}
+    note = row["unavailable"]
+    if row["name"] == "split" and spent and not note:
+        note = f"if the {spent} labels of the pilots could still rectify"
+    return kept | {"saved_labels": row["saved"], "note": note}

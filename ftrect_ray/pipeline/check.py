@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from ftrect_ray.errors import InputError, InputErrors
+from ftrect_ray.finetune.pilot import validation_rows
 from ftrect_ray.models import MODELS, resolve_model
 from ftrect_ray.pipeline.design import SMALLEST_PART
-from ftrect_ray.study import Pilots, Study
+from ftrect_ray.study import Study
 from ftrect_ray.tables import LoadedTable, load_table
 from ftrect_ray.targets import Question
 
@@ -49,16 +50,10 @@ def check_budget(study: Study, loaded: LoadedTable) -> list[InputError]:
     n, problems = _labels(loaded), []
     where = f"{n} labels"
     if study.pilots is not None and study.design not in ("classical", "rectify-only"):
-        needed = study.pilots.sizes[-1] + validation_rows(study.pilots, n)
-        if needed > n:
-            problems.append(
-                InputError(
-                    f"'pilots' need {needed} labels: the largest size {study.pilots.sizes[-1]} and "
-                    f"{validation_rows(study.pilots, n)} to measure on",
-                    where=where,
-                    mend="lower 'pilots.sizes', set 'pilots: null' with a named design, or raise 'labels'",
-                )
-            )
+        try:
+            validation_rows(study.pilots, n)
+        except InputError as error:
+            problems.append(error)
     if study.design == "crossfit" and n < study.folds * SMALLEST_PART:
         problems.append(
             InputError(
@@ -78,11 +73,6 @@ def check_budget(study: Study, loaded: LoadedTable) -> list[InputError]:
     except InputError as error:
         problems.append(error)
     return problems
-
-
-def validation_rows(pilots: Pilots, n: int) -> int:
-    """Labels that measure the pilots: as asked, or a quarter of the budget of ``n``, 20 at least."""
-    return pilots.validation if pilots.validation is not None else max(20, n // 4)
 
 
 def _labels(loaded: LoadedTable) -> int:

@@ -60,18 +60,18 @@ def test_every_number_follows_its_formula(law, n, variance, texts, spent):
     for k in (2, 5):
         assert made[f"crossfit-{k}"].variance == pytest.approx(rectified(law.variance((k - 1) * n / k), n))
         assert made[f"crossfit-{k}"].saved >= -1e-12
-    least = max(spent, 10)
+    least, split = max(spent, 10), "split-after-pilots" if spent else "split"
     if least > n - 2:
         assert made["recycle"].unavailable == f"{n} labels leave nothing to rectify after {least} for training"
-        assert made["split-after-pilots"].variance is None
+        assert made[split].variance is None
         return
     sizes = range(least, n - 1)
     splits = np.array([rectified(law.variance(s), n - s) for s in sizes])
-    assert made["split-after-pilots"].variance == pytest.approx(splits.min(), rel=1e-6)
-    assert made["split-after-pilots"].n_finetune >= least
+    assert made[split].variance == pytest.approx(splits.min(), rel=1e-6)
+    assert made[split].n_finetune >= least
     recycled = 1 / (np.array(sizes) / variance + 1 / splits)
     assert made["recycle"].variance == pytest.approx(recycled.min(), rel=1e-6)
-    assert made["recycle"].variance <= made["split-after-pilots"].variance
+    assert made["recycle"].variance <= made[split].variance
 
 
 def test_recycling_is_three_to_twenty_four_percent_below_the_best_split():

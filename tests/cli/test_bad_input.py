@@ -57,8 +57,8 @@ def study(tmp_path: Path, table: Path) -> Path:
     """A study of that table that needs no model."""
     path = tmp_path / "study.yaml"
     path.write_text(
-        f"study: small\ndata: {{table: {table}, text: text, label: label, id: id, prediction: prediction, scale: [1, 10]}}\n"
-        "design: rectify-only\n"
+        f"study: small\ndata: {{table: {table}, text: text, label: label, id: id, prediction: prediction,"
+        " scale: [1, 10]}\ndesign: rectify-only\n"
     )
     return path
 
@@ -180,7 +180,8 @@ def test_12_a_full_disk_in_the_middle(study: Path, tmp_path: Path) -> None:
     assert subprocess.run(command, capture_output=True, check=False).returncode == 0
     kept = (run / "estimate.json").read_bytes()
     limit = "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-    limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000)); from ftrect_ray.cli import main; sys.exit(main(sys.argv[1:]))"
+    limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000));"
+    limit += "from ftrect_ray.cli import main; sys.exit(main(sys.argv[1:]))"
     words = ["run", str(study), "-o", str(run), "--update", "--set", "alpha=0.1"]
     full = subprocess.run([sys.executable, "-c", limit, *words], capture_output=True, text=True, check=False)
     assert full.returncode == 3, full.stderr
@@ -287,13 +288,15 @@ def test_24_budgets_and_overlapping_tables(ftrect: Ftrect, study: Path, table: P
     expect(
         ftrect("validate", study, *words, "--set", "pilots.sizes=[70]"),
         2,
-        r"'pilots' need 90 labels: the largest size 70 and 20 to measure on \(80 labels\)",
+        r"'pilots.sizes' asks for 70 labels; of 80, 20 are held for validation and 60 left",
     )
     expect(ftrect("validate", study, *words, "--set", "pilots=null", "--set", "folds=9"), 2, "9 folds need 90 labels")
     lines = table.read_text().splitlines()
     (tmp_path / "a.csv").write_text("\n".join(lines[:81]))
     (tmp_path / "b.csv").write_text("\n".join([lines[0], *lines[80:]]))
-    both = f"study: two\ndata: {{labeled: {tmp_path}/a.csv, unlabeled: {tmp_path}/b.csv, text: text, label: label, prediction: prediction}}\ndesign: rectify-only\n"
+    files = f"labeled: {tmp_path}/a.csv, unlabeled: {tmp_path}/b.csv"
+    columns = "text: text, label: label, prediction: prediction"
+    both = f"study: two\ndata: {{{files}, {columns}}}\ndesign: rectify-only\n"
     study.write_text(both)
     expect(ftrect("validate", study), 2, r"r79")
 
