@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,12 +96,27 @@ def _connect(address: str | None, verbose: bool) -> ClusterInfo:
         options["address"] = _locate(address, origin)
         _probe(options["address"], origin)
     try:
-        ray.init(**options)
+        with nullcontext() if verbose else _deaf_stderr():
+            ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         mend = "read the logs under /tmp/ray/session_latest/logs"
         raise EnvironmentFault(f"Ray does not start: {reason}", where=f"address {address}", mend=mend) from error
     return ClusterInfo(ray.get_runtime_context().gcs_address, address == "local", resources())
+
+
+@contextmanager
+def _deaf_stderr() -> Iterator[None]:
+    """Nothing reaches file descriptor 2 in the block: Ray's C++ part announces there that it was told to be silent."""
+    sys.stderr.flush()
+    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(null)
 
 
 def _authenticate_local() -> None:

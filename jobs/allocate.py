@@ -1,6 +1,6 @@
 """Scaling law and design.
 
-    ray job submit --working-dir . -- python jobs/allocate.py STUDY.yaml -o RUN_DIR
+ray job submit --working-dir . -- python jobs/allocate.py STUDY.yaml -o RUN_DIR
 """
 
 import sys

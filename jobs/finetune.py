@@ -1,6 +1,6 @@
 """Final fine-tunes under Ray Train and DeepSpeed.
 
-    ray job submit --working-dir . -- python jobs/finetune.py STUDY.yaml -o RUN_DIR
+ray job submit --working-dir . -- python jobs/finetune.py STUDY.yaml -o RUN_DIR
 """
 
 import sys

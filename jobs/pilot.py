@@ -1,6 +1,6 @@
 """Pilot fine-tunes under Ray Tune.
 
-    ray job submit --working-dir . -- python jobs/pilot.py STUDY.yaml -o RUN_DIR
+ray job submit --working-dir . -- python jobs/pilot.py STUDY.yaml -o RUN_DIR
 """
 
 import sys

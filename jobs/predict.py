@@ -1,6 +1,6 @@
 """Batch inference under Ray Data.
 
-    ray job submit --working-dir . -- python jobs/predict.py STUDY.yaml -o RUN_DIR
+ray job submit --working-dir . -- python jobs/predict.py STUDY.yaml -o RUN_DIR
 """
 
 import sys

@@ -1,6 +1,6 @@
 """The rectified estimate.
 
-    ray job submit --working-dir . -- python jobs/rectify.py STUDY.yaml -o RUN_DIR
+ray job submit --working-dir . -- python jobs/rectify.py STUDY.yaml -o RUN_DIR
 """
 
 import sys

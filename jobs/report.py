@@ -1,6 +1,6 @@
 """The report and its figures.
 
-    ray job submit --working-dir . -- python jobs/report.py STUDY.yaml -o RUN_DIR
+ray job submit --working-dir . -- python jobs/report.py STUDY.yaml -o RUN_DIR
 """
 
 import sys

@@ -1,6 +1,6 @@
 """The whole study as a cluster job.
 
-    ray job submit --working-dir . -- python jobs/run_study.py STUDY.yaml -o RUN_DIR
+ray job submit --working-dir . -- python jobs/run_study.py STUDY.yaml -o RUN_DIR
 """
 
 import sys

@@ -6,7 +6,8 @@ import json
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,8 @@ def run(options: Namespace) -> int:
         plan = describe(study, location)
         _print_json(plan) if options.json else _print_forecast(plan)
         return 0
-    estimate = run_study(study, location, **_run_settings(options))
+    with _stdout_for_the_result():
+        estimate = run_study(study, location, **_run_settings(options))
     _print_json(estimate) if options.json else _print_estimate(estimate, location)
     return 0
 
@@ -114,6 +116,19 @@ COMMANDS: dict[str, Callable[[Namespace], int]] = {
     "submit": submit,
     "data": data,
 }
+
+
+@contextmanager
+def _stdout_for_the_result() -> Iterator[None]:
+    """What libraries and their processes print on stdout inside the block goes to stderr: ``--json`` stays JSON."""
+    sys.stdout.flush()
+    saved = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)
 
 
 def _run_settings(options: Namespace) -> dict[str, Any]:

@@ -1,0 +1,29 @@
+"""Which number format a device computes in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # x86 AVX-512, x86 AMX, Arm
+
+
+def resolve_precision(setting: str, device: torch.device) -> torch.dtype:
+    """``bf16`` and ``fp32`` as they say; ``auto`` is bf16 where the device has instructions for it.
+
+    On a processor without them bf16 is emulated, and several times slower than fp32.
+    """
+    if setting != "auto":
+        return {"bf16": torch.bfloat16, "fp32": torch.float32}[setting]
+    fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else bool(BF16_FLAGS & _processor_flags())
+    return torch.bfloat16 if fast else torch.float32
+
+
+def _processor_flags() -> set[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return set()
+    flags = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
+    return set(flags.partition(":")[2].split())
