@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from ftrect_ray.allocation import ScalingLaw, fit_scaling_law, optimal_split, plan
     from ftrect_ray.errors import EnvironmentFault, FtrectError, InputError, StatisticalRefusal
     from ftrect_ray.estimators import Estimate, mean, ols, quantile, recycle
-    from ftrect_ray.study import Study, load_study
+    from ftrect_ray.study import Study
+    from ftrect_ray.study_file import load_study
 
 __version__ = "0.1.0"
 
@@ -32,7 +33,7 @@ _HOMES = {
     "optimal_split": "allocation",
     "plan": "allocation",
     "Study": "study",
-    "load_study": "study",
+    "load_study": "study_file",
     "FtrectError": "errors",
     "InputError": "errors",
     "EnvironmentFault": "errors",

@@ -18,7 +18,8 @@ from ftrect_ray.estimators import Estimate, recycle
 from ftrect_ray.ledger import Ledger, Use
 from ftrect_ray.predictions import floats, given_predictions, model_predictions, reason_codes
 from ftrect_ray.storage import RunStorage
-from ftrect_ray.study import QuantileTarget, Study, Target, parse_study
+from ftrect_ray.study import QuantileTarget, Study, Target
+from ftrect_ray.study_file import parse_study
 from ftrect_ray.targets import Question
 
 #: The "model" of ``rectify-only``: the predictions came with the table.

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import ftrect_ray
 from ftrect_ray.errors import EnvironmentFault, InputError
-from ftrect_ray.study import Study, dump_study
+from ftrect_ray.study import Study
+from ftrect_ray.study_file import dump_study
 
 
 def submit_study(

@@ -13,7 +13,8 @@ import pytest
 from ftrect_ray.ledger import Ledger, Use
 from ftrect_ray.rectify import load_evidence
 from ftrect_ray.storage import RunStorage
-from ftrect_ray.study import Study, dump_study
+from ftrect_ray.study import Study
+from ftrect_ray.study_file import dump_study
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

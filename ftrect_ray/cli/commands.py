@@ -13,7 +13,8 @@ from typing import Any
 
 from ftrect_ray.cli import numbers
 from ftrect_ray.errors import InputError
-from ftrect_ray.study import Study, default_study_text, load_study
+from ftrect_ray.study import Study
+from ftrect_ray.study_file import default_study_text, load_study
 
 
 def init(options: Namespace) -> int:

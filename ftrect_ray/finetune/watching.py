@@ -42,11 +42,10 @@ class Watch:
             return
         for spec in self.specs:
             for epoch in self._curve(spec)[self.shown[spec.name] :]:
-                self.shown[spec.name] = epoch["epoch"]
+                self.shown[spec.name] += 1
                 done = f"{spec.name}: epoch {epoch['epoch']} of at most {spec.training.epochs}"
-                print(
-                    f"{done}, {spec.objective} on the stop rows {epoch['stop_metric']:.4g}", file=sys.stderr, flush=True
-                )
+                metric = f"{spec.objective} on the stop rows {epoch['stop_metric']:.4g}"
+                print(f"{done}, {metric}", file=sys.stderr, flush=True)
 
     def _curve(self, spec: FitSpec) -> list[dict[str, float]]:
         """The longest curve in the fine-tune's checkpoints; they come and go while this reads them."""

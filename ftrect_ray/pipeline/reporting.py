@@ -5,7 +5,7 @@ from __future__ import annotations
 from ftrect_ray.pipeline.context import Run
 from ftrect_ray.rectify import load_evidence
 from ftrect_ray.report import ReportInputs
-from ftrect_ray.study import dump_study
+from ftrect_ray.study_file import dump_study
 
 
 def gather(run: Run) -> ReportInputs:

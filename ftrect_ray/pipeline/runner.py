@@ -15,7 +15,8 @@ from ftrect_ray.pipeline.meter import Meter
 from ftrect_ray.pipeline.record import STAGES, RunRecord, changes, invalidated, refuse_changed
 from ftrect_ray.sources import SOURCES
 from ftrect_ray.storage import RunStorage
-from ftrect_ray.study import Study, digest, dump_study, parse_study
+from ftrect_ray.study import Study, digest
+from ftrect_ray.study_file import dump_study, parse_study
 
 _WORK: dict[str, Callable[[Run], dict[str, Any]]] = {
     "tables": stages.tables,

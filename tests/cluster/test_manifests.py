@@ -17,7 +17,7 @@ import ray
 import yaml
 from ray.autoscaler._private.util import fillout_defaults, prepare_config, validate_config
 
-from ftrect_ray.study import parse_study
+from ftrect_ray.study_file import parse_study
 
 ROOT = Path(__file__).parents[2]
 SCHEMAS = ROOT.parent / "shared" / "schemas" / "kuberay"

@@ -9,7 +9,7 @@ from ftrect_ray.errors import InputError
 from ftrect_ray.finetune.spec import Rows
 from ftrect_ray.ledger import Ledger, Use
 from ftrect_ray.pipeline.design import Decision, draw_folds, plan_fits
-from ftrect_ray.study import parse_study
+from ftrect_ray.study_file import parse_study
 
 STUDY = parse_study("study: a\ndata: {source: vader, text: text, label: rating}")
 

@@ -12,7 +12,7 @@ from ftrect_ray.errors import InputError
 from ftrect_ray.pipeline.meter import Meter
 from ftrect_ray.pipeline.record import STAGES, RunRecord, changes, invalidated, refuse_changed
 from ftrect_ray.storage import RunStorage
-from ftrect_ray.study import parse_study
+from ftrect_ray.study_file import parse_study
 
 TEXT = "study: a\ndata: {source: vader, text: text, label: rating}\n"
 

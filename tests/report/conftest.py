@@ -10,7 +10,7 @@ import pytest
 
 from ftrect_ray.pipeline.allocate import decide, fit_law
 from ftrect_ray.report import ReportInputs
-from ftrect_ray.study import dump_study, parse_study
+from ftrect_ray.study_file import dump_study, parse_study
 
 STUDY = """
 study: vader-valence

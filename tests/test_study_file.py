@@ -7,7 +7,7 @@ import time
 import pytest
 
 from ftrect_ray.errors import InputError
-from ftrect_ray.study import MAX_STUDY_BYTES, default_study_text, dump_study, load_study, parse_study
+from ftrect_ray.study_file import MAX_STUDY_BYTES, default_study_text, dump_study, load_study, parse_study
 
 SMALL = "study: a\ndata: {source: vader, text: text, label: rating}\n"
 
