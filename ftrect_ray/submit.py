@@ -63,7 +63,7 @@ def submit_study(
                 metadata={"study": study.study},
             )
         except (ConnectionError, RuntimeError, ValueError) as error:
-            reason = str(error).strip().splitlines()[-1]
+            reason = [line for line in str(error).splitlines() if any(map(str.isalpha, line))][-1].strip()
             raise EnvironmentFault(
                 f"the cluster did not take the job: {reason}",
                 where=address,

@@ -8,7 +8,6 @@ is all that must be kept. The last checkpoint of a run is the finished model.
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
 import posixpath
@@ -173,7 +172,6 @@ def _train_loop(config: dict[str, Any]) -> FtrectError | None:
 
     from ftrect_ray.finetune.training import Diverged, finish, train  # deepspeed: workers only
 
-    logging.getLogger("ray.train").setLevel(logging.ERROR)  # its line for each report of each rank
     spec: FitSpec = config["spec"]
     torch.set_num_threads(spec.training.cpus_per_worker)
     device = get_device()

@@ -65,15 +65,15 @@ def run_study(
         As the stages do; what was finished stays.
     """
     with _open_run(study, location, update, address, verbose) as run:
-        for stage in STAGES:
-            if stage in only:
-                _do(run, stage)
-            elif STAGES.index(stage) < STAGES.index(only[0]) and not run.record.is_done(stage, stages.key(run, stage)):
+        for stage in STAGES[: STAGES.index(only[0])]:
+            if not stages.needless(run, stage) and not run.record.is_done(stage, stages.key(run, stage)):
                 raise InputError(
                     f"stage {stage!r} is not done in this run",
                     where=run.storage.uri,
                     mend=f"run 'ftrect run' or the stage {stage!r} first",
                 )
+        for stage in only:
+            _do(run, stage)
         done = run.storage.exists("estimate.json") and STAGES.index(only[-1]) >= STAGES.index("rectify")
         return dict(run.storage.read_json("estimate.json") if done else run.record.content)
 

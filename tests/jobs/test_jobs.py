@@ -5,15 +5,19 @@ from __future__ import annotations
 import ast
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 ROOT = Path(__file__).parents[2]
+RAY = str(Path(sys.executable).with_name("ray"))
 STAGES = ["pilot", "allocate", "finetune", "predict", "rectify", "report"]
 
 
@@ -27,14 +31,41 @@ def test_scripts_are_thin(name: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def head() -> Iterator[str]:
-    """A Ray of our own with a job server; its address."""
-    import ray
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A head of our own with a job server, on ports that nobody else has; its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    words = ["start", "--head", "--block", "--num-cpus=2", "--port=0", f"--dashboard-port={port}"]
+    words += ["--dashboard-agent-listen-port=0", "--include-dashboard=true", "--disable-usage-stats"]
+    # as in a container image: `python` is the one that has the packages
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "RAY_AUTH_MODE": "disabled"}
+    log = (tmp_path_factory.mktemp("head") / "log").open("w")
+    started = subprocess.Popen([RAY, *words], env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        _wait_for_job_server(f"http://127.0.0.1:{port}")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        family = [psutil.Process(started.pid), *psutil.Process(started.pid).children(recursive=True)]
+        started.terminate()
+        _, alive = psutil.wait_procs(family, timeout=20)
+        for process in alive:
+            process.kill()
 
-    os.environ["RAY_AUTH_MODE"] = "disabled"
-    context = ray.init(address="local", num_cpus=2, include_dashboard=True, dashboard_port=0, log_to_driver=False)
-    yield f"http://{context.dashboard_url}"
-    ray.shutdown()
+
+def _wait_for_job_server(address: str) -> None:
+    """It answers before it can take a job."""
+    from ray.job_submission import JobSubmissionClient
+
+    deadline = time.monotonic() + 90
+    while True:
+        try:
+            JobSubmissionClient(address).submit_job(entrypoint="true")
+            return
+        except (RuntimeError, ConnectionError):
+            assert time.monotonic() < deadline
+            time.sleep(1)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +82,7 @@ def study(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path) -> Path:
     (folder / "study.yaml").write_text(
         f"study: job\ndata: {{table: {folder}/texts.csv, text: text, label: rating, id: id}}\nlabels: 80\n"
         f"model: {{name: {tiny_bert}, max_tokens: 16}}\npilots: {{sizes: [20, 40], seeds: 1, validation: 20}}\n"
-        "training: {epochs: 1, min_epochs: 1}\n"
+        "training: {epochs: 1, min_epochs: 1}\ndesign: crossfit\n"
     )
     return folder / "study.yaml"
 
@@ -61,9 +92,8 @@ def test_stage_by_stage_and_the_whole(head: str, study: Path, tmp_path: Path) ->
     run = tmp_path / "run"
     for name in [*STAGES, "run_study"]:
         words = ["job", "submit", "--address", head, "--working-dir", ".", "--", "python", f"jobs/{name}.py"]
-        ray_command = str(Path(sys.executable).with_name("ray"))
         answer = subprocess.run(
-            [ray_command, *words, str(study), "-o", str(run)],
+            [RAY, *words, str(study), "-o", str(run)],
             cwd=ROOT,
             capture_output=True,
             text=True,
