@@ -4,6 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.built
 RUN    ?= runs/demo
+UNIT   := OMP_NUM_THREADS=1 $(BIN)/pytest -m "not ray and not slow" -n auto
 
 export RAY_USAGE_STATS_ENABLED ?= 0
 export TOKENIZERS_PARALLELISM ?= false
@@ -19,11 +20,11 @@ test: $(STAMP)   ## lint, types, unit tests, tests on a real local Ray (all but 
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -m "not ray and not slow"
+	$(UNIT)
 	$(BIN)/pytest -m "ray and not slow"
 
 unit: $(STAMP)   ## unit tests alone, without Ray
-	$(BIN)/pytest -m "not ray and not slow"
+	$(UNIT)
 
 lint: $(STAMP)   ## ruff
 	$(BIN)/ruff check .

@@ -72,6 +72,7 @@ def test_a_rank_with_one_row_learns_from_the_others() -> None:
     assert float(residual.grad) == pytest.approx(4.0)
 
 
+@pytest.mark.ray
 def test_any_split_over_two_ranks_is_the_global_objective(two_ranks) -> None:
     answers = two_ranks("objectives_over_ranks", None)
     assert [first for _, first, _ in answers] == [4, 4, 6, 6, 7, 7, 0, 0]  # 7 and 0: one rank is empty

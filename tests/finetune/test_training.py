@@ -187,6 +187,7 @@ def _plain_gradient(spec) -> dict[str, torch.Tensor]:
     return dict(zip(mine, torch.autograd.grad(loss, list(mine.values())), strict=True))
 
 
+@pytest.mark.ray
 def test_zero_gradients_over_two_ranks_are_those_of_the_global_batch(
     tiny_bert: Path, tiny_llama: Path, make_spec, two_ranks
 ) -> None:
@@ -203,6 +204,7 @@ def test_zero_gradients_over_two_ranks_are_those_of_the_global_batch(
             assert worst <= 1e-6, f"stage {spec.training.zero_stage}, {first} rows on rank 0, {name}: {worst}"
 
 
+@pytest.mark.ray
 def test_two_ranks_train_the_same_model_as_one(tiny_bert: Path, make_spec, two_ranks) -> None:
     """Whole fine-tunes; steps of one row leave the second rank empty throughout."""
     specs = [make_spec(tiny_bert, zero_stage=stage) for stage in (1, 2, 3)]
