@@ -157,8 +157,9 @@ class Training(Part):
     """The fine-tune under Ray Train and DeepSpeed.
 
     ``batch_size`` is the rows of one optimiser step over all workers. ``stopping_fraction`` is the share of
-    a fine-tune's own labels that choose its epoch. ``precision`` ``auto`` is bf16 where the processor has it.
-    ``gpus_per_worker`` ``auto`` is 1 where the cluster has GPUs and 0 elsewhere.
+    a fine-tune's own labels that choose its epoch, from ``min_epochs`` on (epochs of a high learning rate are
+    not kept); after ``patience`` epochs without a better one training ends. ``precision`` ``auto`` is bf16 where
+    the processor has it. ``gpus_per_worker`` ``auto`` is 1 where the cluster has GPUs and 0 elsewhere.
     """
 
     workers: Annotated[int, Field(ge=1, le=1024)] = 2
@@ -166,7 +167,7 @@ class Training(Part):
     gpus_per_worker: Literal["auto"] | Annotated[int, Field(ge=0, le=1)] = "auto"
     cpus_per_worker: Count = 1
     epochs: Count = 8
-    min_epochs: Count = 3
+    min_epochs: Count = 6
     patience: Count = 3
     batch_size: Count = 16
     learning_rate: Rate = 1e-4
@@ -174,15 +175,9 @@ class Training(Part):
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
     clip: Rate = 1.0
-    stopping_fraction: Annotated[float, Field(gt=0, le=0.5)] = 0.15
+    stopping_fraction: Annotated[float, Field(gt=0, le=0.5)] = 0.1
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     max_failures: Annotated[int, Field(ge=0)] = 2
-
-    @model_validator(mode="after")
-    def _epochs(self) -> Training:
-        if self.min_epochs > self.epochs:
-            raise ValueError(f"'min_epochs' ({self.min_epochs}) must be ≤ 'epochs' ({self.epochs})")
-        return self
 
 
 class Inference(Part):
@@ -190,8 +185,7 @@ class Inference(Part):
 
     ``actors`` ``auto``: one per GPU, or per CPU. ``shard_rows``: rows of one output file, the unit that a
     killed run does not repeat. ``batch_tokens``: padded tokens of one forward pass (measured best on CPU; raise
-    it on a GPU).
-    ``max_error_share``: above this share of texts without a prediction the estimate is refused.
+    it on a GPU). ``max_error_share``: above this share of texts without a prediction the estimate is refused.
     """
 
     actors: Literal["auto"] | Count = "auto"

@@ -83,7 +83,8 @@ def train(
 ) -> Outcome:
     """Fine-tune on the ranks of the default process group; every rank calls it with the same ``spec``.
 
-    An epoch is kept if the objective's metric on ``spec.stop`` is the lowest so far. Training ends after
+    From ``min_epochs`` on, an epoch is kept if the objective's metric on ``spec.stop`` is the lowest so far:
+    before, the learning rate is high and a few rows cannot tell a lucky epoch from a good one. Training ends after
     ``training.epochs``, or earlier once ``min_epochs`` are done and ``patience`` of them brought nothing. With
     fewer than two rows to stop on there is no choice: all epochs run and the last is kept.
 
@@ -164,7 +165,7 @@ class _Fit:
         while not self._done():
             epoch = self._epoch(len(self.curve) + 1)
             self.curve.append(epoch)
-            if not self.selects or epoch.epoch == _best(self.curve):
+            if not self.selects or epoch.epoch == _best(self.curve, self.spec.training.min_epochs):
                 self.best_epoch, self.weights = epoch.epoch, self.engine.weights()
             on_epoch(epoch, self._save)
         return Outcome(tuple(self.curve), self.best_epoch, self.weights)
@@ -236,7 +237,7 @@ class _Fit:
     def _load(self, folder: Path) -> None:
         self.engine.load(folder)
         self.curve = [Epoch(**epoch) for epoch in json.loads((folder / PROGRESS).read_text(encoding="utf-8"))]
-        self.best_epoch = _best(self.curve) if self.selects else len(self.curve)
+        self.best_epoch = _best(self.curve, self.spec.training.min_epochs) if self.selects else len(self.curve)
         self.weights = load_file(folder / WEIGHTS) if self.rank == 0 else {}
 
 
@@ -249,9 +250,10 @@ class _Encoded:
     targets: Tensor
 
 
-def _best(curve: list[Epoch]) -> int:
-    """The epoch with the lowest metric, the earliest of equals."""
-    return min(curve, key=lambda epoch: epoch.stop_metric).epoch
+def _best(curve: list[Epoch], min_epochs: int) -> int:
+    """The epoch to keep: the lowest metric from ``min_epochs`` on, the earliest of equals; before, the latest."""
+    candidates = [epoch for epoch in curve if epoch.epoch >= min_epochs] or curve[-1:]
+    return min(candidates, key=lambda epoch: epoch.stop_metric).epoch
 
 
 def learning_rate_factor(step: int, steps: int, warmup: float) -> float:

@@ -30,7 +30,7 @@ def test_cross_fitting_rectifies_every_label_once_and_never_with_a_model_that_sa
         own = {*spec.train.ids, *spec.stop.ids}
         assert len(own) == len(spec.train) + len(spec.stop)
         assert own | set(ledger.ids(Use.RECTIFY, spec.name)) == set(budget.ids)
-        assert len(spec.stop) == round(0.15 * len(own))
+        assert len(spec.stop) == round(0.1 * len(own))
 
 
 def test_folds_are_even_random_and_reproducible() -> None:
