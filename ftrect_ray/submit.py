@@ -8,11 +8,15 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import ftrect_ray
 from ftrect_ray.errors import EnvironmentFault, InputError
 from ftrect_ray.study import Study
 from ftrect_ray.study_file import dump_study
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
 
 
 def submit_study(
@@ -92,6 +96,6 @@ def _with_local_files(study: Study, folder: Path) -> Study:
     return study.model_copy(update={"data": study.data.model_copy(update=moved)})
 
 
-async def _follow(client: object, job: str) -> None:
-    async for lines in client.tail_job_logs(job):  # type: ignore[attr-defined]
+async def _follow(client: JobSubmissionClient, job: str) -> None:
+    async for lines in client.tail_job_logs(job):
         print(lines, end="", flush=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
+from math import prod
 from typing import Any
 
 from ftrect_ray.models import MODELS, check_model_folder, count_parameters
@@ -38,9 +39,8 @@ def _row(study: Study, stage: str, done: bool, texts: int | None) -> dict[str, A
 
 
 def _work(study: Study, stage: str, texts: int | None) -> tuple[str, float | None]:
-    """In words, and in CPU seconds of the model."""
+    """In words, and in CPU seconds of the model; None where they cannot be known here."""
     size, models = _million_parameters(study), _models(study)
-    per_row = None if size is None else study.training.epochs * TRAIN_SECONDS * size
     pilots, labels = study.pilots, study.labels
     if stage == "tables":
         return f"read and check the table, draw {labels or 'all'} labels", 0
@@ -49,21 +49,22 @@ def _work(study: Study, stage: str, texts: int | None) -> tuple[str, float | Non
             return "no pilots", 0
         rows = sum(pilots.sizes) * pilots.seeds
         what = f"{len(pilots.sizes) * pilots.seeds} pilot fine-tunes of {study.model.name}, sizes {pilots.sizes}"
-        return what, None if per_row is None else rows * per_row
-    if stage == "allocate":
-        return "fit the scaling law, choose the design", 0
+        return what, _product(rows, study.training.epochs, TRAIN_SECONDS, size)
     if stage in ("finetune", "predict") and not models:
         return "no fine-tune", 0
     if stage == "finetune":
-        most = "up to " if study.design == "auto" else ""
-        rows = (labels or 0) * max(models - 1, 1)
-        known = per_row is not None and labels is not None
-        return f"{most}{models} fine-tunes on {study.training.workers} workers", rows * per_row if known else None  # type: ignore[operator]
+        what = f"{'up to ' if study.design == 'auto' else ''}{models} fine-tunes on {study.training.workers} workers"
+        return what, _product(labels, max(models - 1, 1), study.training.epochs, TRAIN_SECONDS, size)
     if stage == "predict":
-        known = size is not None and texts is not None
         amount = f"{texts} texts" if texts is not None else "every text"
-        return f"predict {amount} with {models} models", texts * models * PREDICT_SECONDS * size if known else None  # type: ignore[operator]
-    return {"rectify": "the rectified estimate", "report": "report.html and its figures"}[stage], 0
+        return f"predict {amount} with {models} models", _product(texts, models, PREDICT_SECONDS, size)
+    kinds = {"allocate": "fit the scaling law, choose the design", "rectify": "the rectified estimate"}
+    return kinds.get(stage, "report.html and its figures"), 0
+
+
+def _product(*factors: float | None) -> float | None:
+    known = [factor for factor in factors if factor is not None]
+    return prod(known) if len(known) == len(factors) else None
 
 
 def _models(study: Study) -> int:
