@@ -8,6 +8,9 @@ import time
 
 import psutil
 
+#: Every how many samples memory is measured too: the system adds up page tables for it, which costs CPU time.
+MEMORY_EVERY = 5
+
 
 class Meter:
     """Samples the process tree in a thread while it is open.
@@ -33,6 +36,7 @@ class Meter:
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="meter")
+        self._samples = 0
         self.peak_bytes = 0
 
     def __enter__(self) -> Meter:
@@ -62,6 +66,8 @@ class Meter:
 
     def _sample(self) -> None:
         me = psutil.Process(os.getpid())
+        weigh = self._samples % MEMORY_EVERY == 0
+        self._samples += 1
         resident = 0
         for process in [me, *me.children(recursive=True)]:
             try:
@@ -69,7 +75,8 @@ class Meter:
                 key = (process.pid, process.create_time())
                 with self._lock:
                     self._cpu[key] = times.user + times.system
-                resident += _proportional_bytes(process)
+                if weigh:
+                    resident += _proportional_bytes(process)
             except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
                 continue
         self.peak_bytes = max(self.peak_bytes, resident)
