@@ -122,7 +122,9 @@ def table(rows: list[dict[str, Any]], overrides: list[str]) -> str:
             )
             lines.append(f"| {name} | " + " | ".join(f"{cell:.1f}" for cell in cells) + " |")
     lines.append("")
-    lines.append("Medians over the seeds; model seconds are summed over workers and may exceed wall seconds.")
+    lines.append(
+        "Medians over the seeds. Model seconds are those in which the model computed, averaged over the workers side by side."
+    )
     return "\n".join(lines) + "\n"
 
 

@@ -13,7 +13,7 @@ from ftrect_ray.study import Study
 
 #: CPU seconds for each million parameters, measured with minilm in bf16 on texts of 25 tokens
 #: (benchmarks/results/ten_seeds.md): one text through one training epoch, and through prediction.
-TRAIN_SECONDS, PREDICT_SECONDS = 6.5e-4, 9e-5
+TRAIN_SECONDS, PREDICT_SECONDS = 8.5e-4, 1.0e-4
 #: Wall seconds that a stage costs beside the model: Ray, imports, loading.
 OVERHEAD = {"tables": 1, "pilot": 35, "allocate": 1, "finetune": 25, "predict": 20, "rectify": 1, "report": 5}
 CORES = 2
