@@ -122,9 +122,7 @@ def table(rows: list[dict[str, Any]], overrides: list[str]) -> str:
             )
             lines.append(f"| {name} | " + " | ".join(f"{cell:.1f}" for cell in cells) + " |")
     lines.append("")
-    lines.append(
-        "Medians over the seeds. Model seconds are those in which the model computed, averaged over the workers side by side."
-    )
+    lines.append("Medians over the seeds. Model seconds: those in which the model computed, averaged over the workers.")
     return "\n".join(lines) + "\n"
 
 
