@@ -129,10 +129,6 @@ class RunRecord:
         entry = self.content["stages"].get(stage, {})
         return bool(entry.get("status") == "done" and entry.get("key") == key)
 
-    def key(self, stage: str) -> str | None:
-        entry = self.content["stages"].get(stage, {})
-        return entry.get("key") if entry.get("status") == "done" else None
-
     def begin(self, stage: str, key: str) -> None:
         self.content["stages"][stage] = {"status": "running", "key": key, "started": _now()}
         self.save()
