@@ -2,5 +2,6 @@
 
 from ftrect_ray.tables.assembling import LoadedTable, load_table
 from ftrect_ray.tables.reading import read_any
+from ftrect_ray.tables.scanning import Scan, scan
 
-__all__ = ["LoadedTable", "load_table", "read_any"]
+__all__ = ["LoadedTable", "Scan", "load_table", "read_any", "scan"]

@@ -19,12 +19,16 @@ def positions(mask: pa.ChunkedArray | pa.Array) -> np.ndarray:
     return np.flatnonzero(pc.fill_null(mask, False).to_numpy(zero_copy_only=False))
 
 
-def numbers(column: pa.ChunkedArray, name: str, where: str) -> tuple[pa.ChunkedArray, list[InputError]]:
+def numbers(
+    column: pa.ChunkedArray | pa.Array, name: str, where: str, before: int = 0
+) -> tuple[pa.ChunkedArray | pa.Array, list[InputError]]:
     """A column as float64: decimal point, ASCII digits, finite; null stays null.
+
+    ``before`` rows of the file come before the column's first one.
 
     Returns
     -------
-    values : pa.ChunkedArray
+    values : pa.ChunkedArray or pa.Array
         float64, null where the cell is missing or wrong.
     problems : list of InputError
         Empty, or one error that names the first wrong rows.
@@ -45,11 +49,25 @@ def numbers(column: pa.ChunkedArray, name: str, where: str) -> tuple[pa.ChunkedA
     if not len(wrong):
         return values, []
     problem = InputError(
-        f"column {name!r} is not a finite number in {count(len(wrong), 'row')}: {show_rows(wrong, column)}",
+        f"column {name!r} is not a finite number in {count(len(wrong), 'row')}: {show_rows(wrong, column, before)}",
         where=where,
         mend="write numbers like 1.5, and leave the cell empty where there is none",
     )
     return pc.if_else(finite, values, pa.scalar(None, pa.float64())), [problem]
+
+
+def floats(column: pa.ChunkedArray | pa.Array, name: str, where: str, before: int = 0) -> np.ndarray:
+    """:func:`numbers` as float64 (N,), NaN where the cell is missing; a float64 column without gaps is not copied.
+
+    Raises
+    ------
+    InputError
+        A cell is no finite number; its row is counted from the file's beginning, after ``before`` other rows.
+    """
+    values, problems = numbers(column, name, where, before)
+    if problems:
+        raise problems[0]
+    return np.asarray(values.to_numpy(zero_copy_only=False), dtype=np.float64)
 
 
 def complete_numbers(column: pa.ChunkedArray, name: str, where: str) -> tuple[pa.ChunkedArray, list[InputError]]:

@@ -1,19 +1,20 @@
-"""Lines of text from a file, and tables of text cells from rows: what the csv and jsonl readers share."""
+"""Lines of text from a file, batches of text cells from rows, and column names: what the readers share."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import pyarrow as pa
 
 from ftrect_ray.errors import InputError
+from ftrect_ray.tables.limits import BATCH_BYTES, Limits
 from ftrect_ray.tables.opening import TableFile
+from ftrect_ray.tables.wording import missing_column
 
 MAX_LINE_BYTES = 64 << 20
 MAX_COLUMNS = 10_000
-CHUNK_ROWS = 50_000
-CHUNK_CHARACTERS = 64 << 20
+CELL_BYTES = 8  # the least that a cell weighs, so that empty cells count
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 MAGIC_BYTES = {
     b"\xff\xfe": "UTF-16 text",
@@ -24,11 +25,13 @@ MAGIC_BYTES = {
 }
 
 
-def decoded_lines(file: TableFile) -> Iterator[str]:
+def decoded_lines(file: TableFile, limits: Limits) -> Iterator[str]:
     """Decoded lines with their line ends; a byte-order mark is dropped.
 
     Decoding goes line by line so that a bad byte has a line number and one endless line fills no memory.
     """
+    if file.size > limits.max_bytes:
+        raise limits.too_many_bytes(f"the file has {file.size}", file.shown)
     with file.open() as native:
         stream = io.BufferedReader(native, 1 << 20)
         number = 0
@@ -65,38 +68,42 @@ def _refuse_binary(start: bytes, where: str) -> None:
             )
 
 
-class Chunks:
-    """Gathers rows of text cells into one Arrow table, piece by piece, so that Python objects stay few."""
+class Rows:
+    """Gathers rows of text cells into Arrow batches, so that Python objects stay few."""
 
-    def __init__(self, max_rows: int, where: str) -> None:
-        self.max_rows, self.where = max_rows, where
-        self.tables: list[pa.Table] = []
-        self.rows: list[Sequence[str | None]] = []
-        self.characters = self.total = 0
+    def __init__(self, limits: Limits, where: str) -> None:
+        self.limits, self.where = limits, where
+        self.cells: list[list[str | None]] = []
+        self.rows = self.weight = self.total = 0
 
-    def add(self, row: Sequence[str | None], names: Sequence[str]) -> None:
+    def add(self, row: Sequence[str | None]) -> None:
+        """One more row; it may be longer than those before it, which then end in nulls."""
         self.total += 1
-        if self.total > self.max_rows:
-            raise InputError(
-                f"the table has more rows than 'data.max_rows' ({self.max_rows})",
-                where=self.where,
-                mend="raise the limit if you trust the file",
-            )
-        self.rows.append(row)
-        self.characters += sum(len(cell) for cell in row if cell is not None)
-        if len(self.rows) >= CHUNK_ROWS or self.characters >= CHUNK_CHARACTERS:
-            self.close(names)
+        if self.total > self.limits.max_rows:
+            raise self.limits.too_many_rows("more rows than", self.where)
+        if len(row) > len(self.cells):
+            self._widen(len(row))
+        self.rows += 1
+        self.weight += CELL_BYTES * len(row)
+        for column, cell in zip(self.cells, row, strict=True):
+            column.append(cell)
+            if cell:
+                self.weight += len(cell)
 
-    def close(self, names: Sequence[str]) -> None:
-        """Turn the gathered rows into Arrow; rows shorter than ``names`` end in nulls."""
-        cells = [[row[at] if at < len(row) else None for row in self.rows] for at in range(len(names))]
-        arrays = [pa.array(column, pa.string()) for column in cells]
-        self.tables.append(pa.table(arrays, names=list(names)))
-        self.rows, self.characters = [], 0
+    def _widen(self, width: int) -> None:
+        self.cells += [[None] * self.rows for _ in range(width - len(self.cells))]
 
-    def table(self, names: Sequence[str]) -> pa.Table:
-        self.close(names)
-        return pa.concat_tables(self.tables, promote_options="default").select(list(names))
+    @property
+    def full(self) -> bool:
+        return self.rows >= self.limits.batch_rows or self.weight >= BATCH_BYTES
+
+    def batch(self, names: Iterable[str]) -> pa.RecordBatch:
+        """The rows gathered since the last batch."""
+        columns = list(names)
+        self._widen(len(columns))
+        arrays = [pa.array(column, pa.string()) for column in self.cells]
+        self.cells, self.rows, self.weight = [], 0, 0
+        return pa.RecordBatch.from_arrays(arrays, names=columns)
 
 
 def check_names(names: Sequence[str], where: str) -> None:
@@ -112,3 +119,19 @@ def check_names(names: Sequence[str], where: str) -> None:
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise InputError(f"two columns are called {twice!r}", where=where, mend="rename one of them")
+
+
+def chosen(columns: Sequence[str] | None, names: Sequence[str], where: str) -> list[str]:
+    """The columns to read: those asked for, or all.
+
+    Raises
+    ------
+    InputError
+        One that is asked for is not among ``names``.
+    """
+    if columns is None:
+        return list(names)
+    for name in columns:
+        if name not in names:
+            raise missing_column(name, "", names, where)
+    return list(columns)

@@ -3,30 +3,33 @@
 pyarrow rebuilds extension types while it opens a file, and a registered type may run what the file says
 (CVE-2026-41486 was such a case). So the footer is searched for extension types before pyarrow sees the
 file. And because equal texts are stored once, a small file can decode to hundreds of gigabytes: texts are
-read in their stored form and measured first.
+read in their stored form (:mod:`ftrect_ray.tables.folding`) and measured first.
 """
 
 from __future__ import annotations
 
 import base64
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ftrect_ray.errors import InputError
-from ftrect_ray.tables.lines import check_names
+from ftrect_ray.tables.folding import cut, is_folded, least_bytes, plain_type
+from ftrect_ray.tables.limits import BATCH_BYTES, Limits
+from ftrect_ray.tables.lines import check_names, chosen
 from ftrect_ray.tables.opening import TableFile
 
 MAGIC = b"PAR1"
 MAGIC_ENCRYPTED = b"PARE"
-BATCH_ROWS = 8192
+BUFFER_BYTES = 1 << 20  # of a column's stored bytes; pyarrow's default is all of them, and it keeps them to the end
 
 
-def read_parquet(file: TableFile, max_rows: int, max_bytes: int) -> pa.Table:
-    """All flat columns; text columns (plain, large or dictionary-encoded) as ``string``.
+def read_parquet(file: TableFile, columns: Sequence[str] | None, limits: Limits) -> Iterator[pa.RecordBatch]:
+    """Flat columns in their stored form: texts and bytes are dictionary-encoded.
+
+    Only the columns asked for are read, and only they count as bytes.
 
     Raises
     ------
@@ -36,15 +39,7 @@ def read_parquet(file: TableFile, max_rows: int, max_bytes: int) -> pa.Table:
     _refuse_extensions(_footer(file), file.shown)
     try:
         with file.open() as native:
-            schema = pq.ParquetFile(native).schema_arrow
-            names = [field.name for field in schema if not pa.types.is_nested(field.type)]
-            check_names(names, file.shown)
-            texts = [name for name in names if _is_text(schema.field(name).type)]
-            parquet = pq.ParquetFile(native, read_dictionary=texts)
-            _check_declared(parquet.metadata, max_rows, max_bytes, file.shown)
-            batches = _stored(parquet, names, max_bytes, file.shown)
-            plain = pa.schema([(name, _decoded_type(schema.field(name).type)) for name in names])
-            return pa.Table.from_batches(_decoded(batches), schema=plain)
+            yield from _stored(native, columns, limits, file.shown)
     except (pa.ArrowException, OSError) as error:
         raise InputError(
             f"cannot read the file as parquet: {str(error).splitlines()[0]}",
@@ -101,61 +96,62 @@ def _arrow_schemas(footer: bytes) -> Iterator[bytes]:
             continue  # not a value that pyarrow could read either
 
 
-def _check_declared(metadata: pq.FileMetaData, max_rows: int, max_bytes: int, where: str) -> None:
-    size = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
-    if metadata.num_rows > max_rows:
-        raise InputError(
-            f"the table has {metadata.num_rows} rows, more than 'data.max_rows' ({max_rows})",
-            where=where,
-            mend="raise the limit if you trust the file",
-        )
-    if size > max_bytes:
-        raise _too_large(size, max_bytes, where)
-
-
-def _too_large(size: int, max_bytes: int, where: str) -> InputError:
-    return InputError(
-        f"the table decodes to at least {size} bytes, more than 'data.max_bytes' ({max_bytes})",
-        where=where,
-        mend="raise the limit if you trust the file",
+def _stored(
+    native: pa.NativeFile, columns: Sequence[str] | None, limits: Limits, where: str
+) -> Iterator[pa.RecordBatch]:
+    metadata = pq.read_metadata(native)
+    schema = metadata.schema.to_arrow_schema()
+    flat = [field.name for field in schema if not pa.types.is_nested(field.type)]
+    check_names(flat, where)
+    names = chosen(columns, flat, where)
+    kinds = [schema.field(name).type for name in names]
+    total, widest = _declared(metadata, names)
+    if metadata.num_rows > limits.max_rows:
+        raise limits.too_many_rows(f"{metadata.num_rows} rows, more than", where)
+    if total > limits.max_bytes:
+        raise _too_large(total, limits, where)
+    parquet = pq.ParquetFile(
+        native,
+        metadata=metadata,
+        read_dictionary=[name for name, kind in zip(names, kinds, strict=True) if is_folded(kind)],
+        buffer_size=min(BUFFER_BYTES, BATCH_BYTES // max(1, len(names))),
+        pre_buffer=False,
     )
+    width = max(1, widest + sum(map(least_bytes, kinds)))
+    rows = max(1, min(limits.batch_rows, BATCH_BYTES // width))
+    read = (batch.select(names) for batch in parquet.iter_batches(batch_size=rows, columns=names))
+    batches = _measured(read, limits, where)
+    plain = pa.schema(zip(names, map(plain_type, kinds), strict=True))
+    yield next(batches, pa.RecordBatch.from_pylist([], schema=plain))
+    yield from batches
 
 
-def _stored(parquet: pq.ParquetFile, names: list[str], max_bytes: int, where: str) -> list[pa.RecordBatch]:
-    """All batches as they are stored, once it is known that they decode to at most ``max_bytes``."""
-    batches, total = [], 0
-    for batch in parquet.iter_batches(batch_size=BATCH_ROWS, columns=names):
-        batches.append(batch)
-        total += sum(_decoded_bytes(column) for column in batch.columns)
-        if total > max_bytes:
-            raise _too_large(total, max_bytes, where)
-    return batches
+def _declared(metadata: pq.FileMetaData, names: Sequence[str]) -> tuple[int, int]:
+    """Bytes of these columns as the footer declares them: in all, and of one row where rows are widest."""
+    wanted = set(names)
+    places = [at for at in range(metadata.num_columns) if metadata.schema.column(at).path in wanted]
+    total = widest = 0
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        size = sum(group.column(at).total_uncompressed_size for at in places)
+        total += size
+        widest = max(widest, size // max(group.num_rows, 1))
+    return total, widest
 
 
-def _decoded(batches: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Every row with its own text; ``batches`` is emptied on the way, so that memory holds the table once."""
-    batches.reverse()
-    while batches:
-        batch = batches.pop()
-        columns = [column.cast(_decoded_type(column.type)) for column in batch.columns]
-        yield pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
+def _measured(batches: Iterator[pa.RecordBatch], limits: Limits, where: str) -> Iterator[pa.RecordBatch]:
+    """Batches that each unfold to about ``BATCH_BYTES``, as long as they unfold to at most ``max_bytes`` together."""
+    rows = total = 0
+    for batch in batches:
+        rows += batch.num_rows
+        if rows > limits.max_rows:
+            raise limits.too_many_rows("more rows than", where)
+        for part, size in cut(batch):
+            total += size
+            if total > limits.max_bytes:
+                raise _too_large(total, limits, where)
+            yield part
 
 
-def _decoded_bytes(column: pa.Array) -> int:
-    """Bytes of a column once every row holds its own text."""
-    if not pa.types.is_dictionary(column.type) or not _is_text(column.type.value_type):
-        return int(column.nbytes)
-    lengths = pc.binary_length(column.dictionary).take(column.indices)
-    return int(pc.sum(lengths.cast(pa.int64())).as_py() or 0) + 4 * len(column)
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
-def _decoded_type(kind: pa.DataType) -> pa.DataType:
-    if _is_text(kind):
-        return pa.string()
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
+def _too_large(size: int, limits: Limits, where: str) -> InputError:
+    return limits.too_many_bytes(f"the table decodes to at least {size}", where)

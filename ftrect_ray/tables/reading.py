@@ -10,12 +10,9 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from ftrect_ray.errors import InputError
-from ftrect_ray.tables.delimited import read_csv
-from ftrect_ray.tables.jsonlines import read_jsonl
-from ftrect_ray.tables.opening import locate
-from ftrect_ray.tables.parquet import read_parquet
-from ftrect_ray.tables.wording import missing_column
+from ftrect_ray.tables.folding import unfold
+from ftrect_ray.tables.limits import Limits
+from ftrect_ray.tables.scanning import find_reader
 
 
 def read_any(path: str, *, columns: Sequence[str] | None = None, max_rows: int, max_bytes: int) -> pa.Table:
@@ -41,25 +38,9 @@ def read_any(path: str, *, columns: Sequence[str] | None = None, max_rows: int, 
     InputError
         Naming the file, and the line or column.
     """
-    file = locate(path)
-    readers = {".csv": read_csv, ".jsonl": read_jsonl, ".ndjson": read_jsonl, ".parquet": read_parquet}
-    reader = next((readers[ending] for ending in readers if file.path.lower().endswith(ending)), None)
-    if reader is None:
-        raise InputError(
-            "the file's ending names no format that can be read",
-            where=path,
-            mend="use .csv, .jsonl or .parquet, uncompressed",
-        )
-    if file.size > max_bytes:
-        raise InputError(
-            f"the file has {file.size} bytes, more than 'data.max_bytes' ({max_bytes})",
-            where=path,
-            mend="raise the limit if you trust the file",
-        )
-    table = reader(file, max_rows, max_bytes)
-    if columns is None:
-        return table
-    for name in columns:
-        if name not in table.column_names:
-            raise missing_column(name, "", table.column_names, path)
-    return table.select(list(columns))
+    file, reader = find_reader(path)
+    folded = list(reader(file, columns, Limits(max_rows, max_bytes)))  # the whole file is checked before it unfolds
+    names = folded[-1].schema.names
+    folded.reverse()
+    tables = [pa.Table.from_batches([unfold(folded.pop())]) for _ in range(len(folded))]
+    return pa.concat_tables(tables, promote_options="default").select(names)

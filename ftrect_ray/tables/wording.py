@@ -22,10 +22,10 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
-def show_rows(rows: Sequence[int] | np.ndarray, values: pa.ChunkedArray | None = None) -> str:
-    """``row 3 'x', row 9 'y', …``: the first few, counted from 1 without the header."""
+def show_rows(rows: Sequence[int] | np.ndarray, values: pa.ChunkedArray | None = None, before: int = 0) -> str:
+    """``row 3 'x', row 9 'y', …``: the first few, counted from 1 without the header, after ``before`` other rows."""
     shown = [
-        f"row {row + 1}" + ("" if values is None else f" {_shorten(values[int(row)].as_py())}")
+        f"row {before + row + 1}" + ("" if values is None else f" {_shorten(values[int(row)].as_py())}")
         for row in rows[:SHOWN_ROWS]
     ]
     return ", ".join(shown) + (", …" if len(rows) > SHOWN_ROWS else "")

@@ -77,7 +77,7 @@ def test_jsonl_nested_columns_are_left_out(tmp_path: Path) -> None:
 
 
 def test_many_chunks_make_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lines, "CHUNK_ROWS", 2)
+    monkeypatch.setattr(lines, "BATCH_BYTES", 16)
     rows = "".join('{"a": 5, "b5": 1}\n' if i == 5 else f'{{"a": {i}}}\n' for i in range(7))
     table = read_any(write(tmp_path / "a.jsonl", rows), **LIMITS)
     assert table["a"].to_pylist() == [str(i) for i in range(7)]
