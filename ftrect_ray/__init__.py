@@ -16,18 +16,42 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ftrect_ray.allocation import ScalingLaw, fit_scaling_law, optimal_split, plan
     from ftrect_ray.errors import EnvironmentFault, FtrectError, InputError, StatisticalRefusal
-    from ftrect_ray.estimators import Estimate, mean, ols, quantile, recycle
+    from ftrect_ray.estimators import (
+        Bootstrap,
+        Estimate,
+        Sample,
+        difference,
+        logistic,
+        m_estimate,
+        mean,
+        multinomial,
+        ols,
+        poisson,
+        proportions,
+        quantile,
+        recycle,
+        sequential,
+    )
     from ftrect_ray.study import Study
     from ftrect_ray.study_file import load_study
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Bootstrap": "estimators",
     "Estimate": "estimators",
+    "Sample": "estimators",
+    "difference": "estimators",
+    "logistic": "estimators",
+    "m_estimate": "estimators",
     "mean": "estimators",
-    "quantile": "estimators",
+    "multinomial": "estimators",
     "ols": "estimators",
+    "poisson": "estimators",
+    "proportions": "estimators",
+    "quantile": "estimators",
     "recycle": "estimators",
+    "sequential": "estimators",
     "ScalingLaw": "allocation",
     "fit_scaling_law": "allocation",
     "optimal_split": "allocation",
@@ -41,22 +65,31 @@ _HOMES = {
 }
 
 __all__ = [
+    "Bootstrap",
     "EnvironmentFault",
     "Estimate",
     "FtrectError",
     "InputError",
+    "Sample",
     "ScalingLaw",
     "StatisticalRefusal",
     "Study",
     "__version__",
+    "difference",
     "fit_scaling_law",
     "load_study",
+    "logistic",
+    "m_estimate",
     "mean",
+    "multinomial",
     "ols",
     "optimal_split",
     "plan",
+    "poisson",
+    "proportions",
     "quantile",
     "recycle",
+    "sequential",
 ]
 
 

@@ -1,95 +1,371 @@
-"""When to say no: what the predictions look like beside the answers, in short sentences.
+"""When to say no: what the answers, the predictions and the interval look like, each against a margin.
 
-The margins are fixed in advance and stand here, not in the callers.
+The margins are fixed in advance and stand here, not in the callers. A check that fails never hides the number: its
+state stands beside it, with what can be done about it.
+
+| check | measured | WARN | REFUSE |
+|---|---|---|---|
+| labels | n | below 30 | |
+| variation | variance of the labels | 0 | |
+| collapse | Var f over the labels' variance | below 10⁻⁴ | |
+| calibration | slope Cov(Y, f)/Var f | more than 0.5 from 1 | |
+| r2 | 1 − Var(Y − f)/Var Y | below 0 | |
+| range | predictions outside the labels' range, n ≥ 30 | above 10 % | |
+| unlabelled | m, where predictions are used | at most n | |
+| balance | mean prediction, labelled less unlabelled | above 0.1 sd and 3 standard errors | 0.25 and 5 |
+| weights | effective labels (Kish) over n | below 50 % | below 10 % |
+| influence | largest row's part of the variance, n ≥ 30 | above 25 % | above 50 % |
+| coverage | points below the level that skewness costs | above 1 | above 5 |
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
+from scipy.special import ndtri
 
-from ftrect_ray.estimators.power_tuning import centered
-from ftrect_ray.estimators.validation import Predictions
+from ftrect_ray.estimators.labeled import Labeled
+from ftrect_ray.estimators.moments import ClusterTotals, Moments
+
+State = Literal["PASS", "WARN", "REFUSE"]
+
+NUMBERS = ("calibration_slope", "r2", "variance_prediction", "residual_variance")
+"""What diagnostics say of the model."""
+
+ABOUT_ANSWERS = ("labels", "variation", "answered", "weights", "influence", "coverage")
+"""Checks that mean something without a model."""
 
 FEW_LABELS = 30
 COLLAPSED = 1e-4
 SLOPE_MARGIN = 0.5
 OUTSIDE_SHARE = 0.1
+IMBALANCE = ((0.1, 3.0), (0.25, 5.0))
+KISH_SHARE = (0.5, 0.1)
+LARGEST_SHARE = (0.25, 0.5)
+SHORTFALL = (0.01, 0.05)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question about an estimate.
+
+    Attributes
+    ----------
+    name : str
+    state : {"PASS", "WARN", "REFUSE"}
+        REFUSE: do not rely on the number until the remedy is applied.
+    value : float or None
+        What was measured; None where it has no meaning.
+    margin : str
+        What passes.
+    text : str
+        One sentence for the reader.
+    remedy : str
+    """
+
+    name: str
+    state: State
+    value: float | None
+    margin: str
+    text: str
+    remedy: str
+
+
+@dataclass(frozen=True, eq=False)
+class Facts:
+    """What the checks look at.
+
+    Attributes
+    ----------
+    labeled : Labeled
+    m : int
+        Unlabelled rows.
+    variance_prediction : float or None
+        Variance of f̄ over the unlabelled rows, summed over columns; None where there are fewer than two.
+    influence : ndarray (n, d)
+        Of each labelled row on the estimate.
+    control : ndarray (d,)
+        The control variate γ̂_labelled − γ̂_unlabelled, whose expectation is 0.
+    """
+
+    labeled: Labeled
+    m: int
+    variance_prediction: float | None
+    influence: np.ndarray
+    control: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Accuracy:
+    """How sure the estimate claims to be.
+
+    Attributes
+    ----------
+    error, control_error : ndarray (d,)
+        Standard errors of the estimate and of the control variate.
+    alpha : float
+    used : bool
+        Whether predictions are used at all (some λ > 0).
+    """
+
+    error: np.ndarray
+    control_error: np.ndarray
+    alpha: float
+    used: bool
 
 
 def sample_variance(values: np.ndarray) -> float:
-    """Variance with ddof = 1; exactly 0 for constants; values (N,), N ≥ 2."""
-    return float(np.sum(centered(values) ** 2) / (len(values) - 1))
+    """Variance with ddof = 1, summed over columns; exactly 0 for constants; values (N,) or (N, d), N ≥ 2."""
+    columns = values if values.ndim == 2 else values[:, None]
+    return float(np.trace(Moments.of(columns).covariance()) / len(values))
 
 
-def label_warnings(Y: np.ndarray) -> list[str]:
-    """What the answers (n,) alone say."""
-    found = []
-    if len(Y) < FEW_LABELS:
-        found.append(f"only {len(Y)} labels: the normal interval is rough below {FEW_LABELS}")
-    if sample_variance(Y) == 0:
-        found.append(f"all labels equal {Y[0]:g}: the width of the interval says nothing about rarer answers")
-    return found
+def mixture_variance(values: Moments, model_weights: np.ndarray) -> float | None:
+    """Variance of f̄ = Σ_k ω_k f_k, summed over its d columns, from moments of the K·d columns of F."""
+    if values.units < 2:
+        return None
+    mix = np.kron(model_weights[:, None], np.eye(values.mean.shape[1] // len(model_weights)))
+    return float(np.trace(values.times(mix).covariance())) / values.units
 
 
-def answers_only(Y: np.ndarray) -> dict[str, Any]:
-    """Diagnostics of an estimate without predictions."""
-    return {
-        "calibration_slope": None,
-        "r2": None,
-        "variance_prediction": None,
-        "residual_variance": None,
-        "warnings": label_warnings(Y),
-    }
-
-
-def compare(data: Predictions, lam: float, notes: list[str]) -> dict[str, Any]:
+def compare(facts: Facts, accuracy: Accuracy, notes: tuple[str, ...] = ()) -> dict[str, Any]:
     """Diagnostics of a rectified estimate.
 
-    The four numbers are those of λ = 1, whatever ``lam`` is, so that they describe the model. Var f is
-    taken over the unlabelled rows where there are two, else over the labelled ones; the slope and R² over
-    the labelled rows, whose predictions are out of fold.
-
-    Parameters
-    ----------
-    notes : list of str
-        Sentences that the estimator itself has to say; they come first.
+    The four numbers are those of λ = 1, whatever λ is, so that they describe the model; over several columns they are
+    ratios of sums. Var f is taken over the unlabelled rows where there are two, else over the labelled ones; the
+    slope and R² over the labelled rows, whose predictions are out of fold.
     """
-    Y, Yhat = data.Y, data.Yhat
-    var_label, var_labeled = sample_variance(Y), sample_variance(Yhat)
-    var_prediction = sample_variance(data.imputed) if data.m >= 2 else var_labeled
-    residual_variance = sample_variance(Y - Yhat)
-    slope = float(np.sum(centered(Y) * centered(Yhat)) / (data.n - 1) / var_labeled) if var_labeled > 0 else None
-    r2 = 1 - residual_variance / var_label if var_label > 0 else None
+    Y, Yhat = facts.labeled.Y, facts.labeled.Yhat
+    n, d = Y.shape
+    moments = Moments.of(np.hstack([Y, Yhat]))
+    cov = moments.covariance() / n
+    label, labeled = float(np.trace(cov[:d, :d])), float(np.trace(cov[d:, d:]))
+    residual = sample_variance(Y - Yhat)
+    prediction = labeled if facts.variance_prediction is None else facts.variance_prediction
+    slope = float(np.trace(cov[:d, d:])) / labeled if labeled > 0 else None
+    r2 = 1 - residual / label if label > 0 else None
+    checks = [*_few(n), *_constant(Y), *_model(label, labeled, prediction, slope, r2), *_range(Y, Yhat)]
+    if accuracy.used:
+        checks += [*_texts(n, facts.m), *_balance(facts, accuracy)]
+    units = _units(facts)
+    checks += [*_weights(facts.labeled.weights), *_largest(units)]
+    checks += _coverage(units.values, accuracy.error, accuracy.alpha)
+    return document(checks, notes, (slope, r2, prediction, residual))
 
-    found = notes + label_warnings(Y)
-    if var_prediction == 0 and var_labeled == 0:
-        found.append("the predictions are constant: the model adds nothing to the labels")
-    elif var_label > 0 and var_prediction < COLLAPSED * var_label:
-        compared = f"variance {var_prediction:.2g}, labels {var_label:.2g}"
-        found.append(f"the predictions hardly vary ({compared}): the model has collapsed")
-    elif slope is not None and var_label > 0 and abs(slope - 1) > SLOPE_MARGIN:
-        found.append(f"the calibration slope Cov(Y, f)/Var f is {slope:.2f}, far from 1")
-    if r2 is not None and r2 < 0:
-        found.append(f"the model predicts worse than the mean label (R² = {r2:.2f})")
-    found += _outside(data)
-    if lam > 0 and 2 <= data.m <= data.n:
-        found.append(f"{data.m} unlabelled rows for {data.n} labels: predictions can save little")
+
+def answers_only(diagnostics: Mapping[str, Any]) -> dict[str, Any]:
+    """Diagnostics of an estimate that uses no predictions: what the checks of the answers found, and nothing else."""
+    checks = [check for check in checks_of(diagnostics) if check.name in ABOUT_ANSWERS]
+    return document(checks, notes_of(diagnostics))
+
+
+def document(
+    checks: Sequence[Check], notes: Sequence[str] = (), numbers: Sequence[float | None] = (None,) * len(NUMBERS)
+) -> dict[str, Any]:
+    """Diagnostics as an estimate carries them: the four ``NUMBERS``, the checks, and what a reader should know."""
+    found = [check for check in checks if check.state != "PASS"]
+    states = {check.state for check in found} | ({"WARN"} if notes else set())
     return {
-        "calibration_slope": slope,
-        "r2": r2,
-        "variance_prediction": var_prediction,
-        "residual_variance": residual_variance,
-        "warnings": found,
+        **dict(zip(NUMBERS, numbers, strict=True)),
+        "state": "REFUSE" if "REFUSE" in states else "WARN" if states else "PASS",
+        "checks": [dict(vars(check)) for check in checks],
+        "warnings": [*notes, *(check.text for check in found)],
     }
 
 
-def _outside(data: Predictions) -> list[str]:
-    if data.n < FEW_LABELS or data.m == 0:
-        return []
-    low, high = float(data.Y.min()), float(data.Y.max())
-    share = float(np.mean((data.imputed < low) | (data.imputed > high)))
-    if share <= OUTSIDE_SHARE:
-        return []
-    return [f"{100 * share:.0f} % of the predictions lie outside the range of the labels, {low:g} to {high:g}"]
+def noted(diagnostics: Mapping[str, Any], *, notes: Sequence[str] = (), checks: Sequence[Check] = ()) -> dict[str, Any]:
+    """``diagnostics`` with further notes and checks."""
+    return document([*checks_of(diagnostics), *checks], [*notes_of(diagnostics), *notes], numbers_of(diagnostics))
+
+
+def numbers_of(diagnostics: Mapping[str, Any]) -> tuple[float | None, ...]:
+    """The numbers that :func:`document` was given."""
+    return tuple(diagnostics[name] for name in NUMBERS)
+
+
+def checks_of(diagnostics: Mapping[str, Any]) -> list[Check]:
+    """The checks that :func:`document` was given."""
+    return [Check(**fields) for fields in diagnostics["checks"]]
+
+
+def notes_of(diagnostics: Mapping[str, Any]) -> list[str]:
+    """The notes that :func:`document` was given: warnings that no check speaks of."""
+    texts = {check.text for check in checks_of(diagnostics)}
+    return [text for text in diagnostics["warnings"] if text not in texts]
+
+
+def _few(n: int) -> Iterator[Check]:
+    state: State = "WARN" if n < FEW_LABELS else "PASS"
+    text = f"only {n} labels: the interval is rough below {FEW_LABELS}" if state == "WARN" else f"{n} labels"
+    yield Check("labels", state, n, f"at least {FEW_LABELS}", text, "label more rows, or use the bootstrap")
+
+
+def _constant(Y: np.ndarray) -> Iterator[Check]:
+    variances = np.diag(Moments.of(Y).covariance())
+    constant = bool((variances == 0).all())
+    text = "the labels vary"
+    if constant:
+        value = f"{Y[0, 0]:g}" if Y.shape[1] == 1 else "one and the same"
+        text = f"all labels equal {value}: the width of the interval says nothing about rarer answers"
+    yield Check("variation", "WARN" if constant else "PASS", float(variances.sum()), "above 0", text, "label more rows")
+
+
+def _model(label: float, labeled: float, prediction: float, slope: float | None, r2: float | None) -> Iterator[Check]:
+    margin, remedy = f"above {COLLAPSED:g} of the labels' variance", "fine-tune with other settings, or another model"
+    if prediction == 0 and labeled == 0:
+        text = "the predictions are constant: the model adds nothing to the labels"
+        yield Check("collapse", "WARN", 0.0, margin, text, remedy)
+        return
+    if label == 0:
+        return
+    if prediction < COLLAPSED * label:
+        compared = f"variance {prediction:.2g}, labels {label:.2g}"
+        text = f"the predictions hardly vary ({compared}): the model has collapsed"
+        yield Check("collapse", "WARN", prediction, margin, text, remedy)
+    else:
+        yield Check("collapse", "PASS", prediction, margin, "the predictions vary", remedy)
+        if slope is not None:
+            far = abs(slope - 1) > SLOPE_MARGIN
+            text = f"the calibration slope Cov(Y, f)/Var f is {slope:.2f}" + (", far from 1" if far else "")
+            yield Check(
+                "calibration",
+                "WARN" if far else "PASS",
+                slope,
+                f"within {SLOPE_MARGIN:g} of 1",
+                text,
+                "keep λ tuned, or recalibrate the predictions on labels that do not rectify",
+            )
+    if r2 is not None:
+        worse = r2 < 0
+        text = f"the model predicts worse than the mean label (R² = {r2:.2f})" if worse else f"R² is {r2:.2f}"
+        yield Check("r2", "WARN" if worse else "PASS", r2, "at least 0", text, "keep λ tuned; fine-tune on more labels")
+
+
+def _range(Y: np.ndarray, Yhat: np.ndarray) -> Iterator[Check]:
+    if len(Y) < FEW_LABELS:
+        return
+    low, high = Y.min(axis=0), Y.max(axis=0)
+    share = float(np.mean((Yhat < low) | (Yhat > high)))
+    text = "the predictions lie in the range of the labels"
+    if share > OUTSIDE_SHARE:
+        bounds = f", {float(low[0]):g} to {float(high[0]):g}" if Y.shape[1] == 1 else ""
+        text = f"{100 * share:.0f} % of the predictions lie outside the range of the labels{bounds}"
+    yield Check(
+        "range",
+        "WARN" if share > OUTSIDE_SHARE else "PASS",
+        share,
+        f"at most {100 * OUTSIDE_SHARE:g} %",
+        text,
+        "check that predictions and answers are on one scale",
+    )
+
+
+def _texts(n: int, m: int) -> Iterator[Check]:
+    few = m <= n
+    text = f"{m} unlabelled rows for {n} labels" + (": predictions can save little" if few else "")
+    yield Check("unlabelled", "WARN" if few else "PASS", m, "more than the labels", text, "predict more rows")
+
+
+def _balance(facts: Facts, accuracy: Accuracy) -> Iterator[Check]:
+    """Labelled and unlabelled predictions come from one population: then the control variate is near 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        score = np.nan_to_num(np.abs(facts.control) / accuracy.control_error, nan=0.0, posinf=np.inf)
+    distance = score * np.sqrt(1 / facts.labeled.n + 1 / max(facts.m, 1))  # in standard deviations of one row
+    state: State = "PASS"
+    for level, (far, sure) in zip(("WARN", "REFUSE"), IMBALANCE, strict=True):
+        if ((distance > far) & (score > sure)).any():
+            state = level  # type: ignore[assignment]
+    worst = int(np.argmax(score))
+    text = "labelled and unlabelled rows look alike to the model"
+    if state != "PASS":
+        text = (
+            f"predictions of labelled and unlabelled rows differ by {distance[worst]:.2f} standard deviations "
+            f"({score[worst]:.1f} standard errors): the labels are no random sample of these rows"
+        )
+    far, sure = IMBALANCE[0]
+    remedy = "sample labels at random, or give weights, strata, selection probabilities or density ratios"
+    yield Check("balance", state, float(distance[worst]), f"{far:g} sd or {sure:g} standard errors", text, remedy)
+
+
+def _weights(weights: np.ndarray) -> Iterator[Check]:
+    if (weights == weights[0]).all():
+        return
+    kish = float(weights.sum() ** 2 / (weights @ weights))
+    state = _graded(kish / len(weights), KISH_SHARE, below=True)
+    text = f"the weights leave {kish:.0f} of {len(weights)} labels' worth of information (Kish)"
+    yield Check("weights", state, kish, f"at least {KISH_SHARE[0]:g} of the labels", text, "trim or rake the weights")
+
+
+@dataclass(frozen=True, eq=False)
+class _Units:
+    """Influences (u, d) of the labelled sampling units, less their stratum's mean; names (u,) of clusters."""
+
+    values: np.ndarray
+    clusters: np.ndarray | None
+
+
+def _units(facts: Facts) -> _Units:
+    values, strata, clusters = facts.influence, facts.labeled.drawn.strata, facts.labeled.drawn.clusters
+    names = None
+    if clusters is not None:
+        totals = ClusterTotals.of(values, clusters, strata)
+        names, values, strata = totals.clusters, totals.totals, None if strata is None else totals.strata
+    if strata is None:
+        return _Units(values - values.mean(axis=0), names)
+    stratum = np.unique(strata, return_inverse=True)[1]
+    count = np.bincount(stratum)
+    level = np.array([np.bincount(stratum, weights=column) for column in values.T]).T / count[:, None]
+    return _Units(values - level[stratum], names)
+
+
+def _largest(units: _Units) -> Iterator[Check]:
+    """The share of the squared influence that one sampling unit has."""
+    if len(units.values) < FEW_LABELS:
+        return
+    squares = units.values**2
+    total = squares.sum(axis=0)
+    if not (total > 0).any():
+        return
+    shares = squares[:, total > 0] / total[total > 0]
+    share = float(shares.max())
+    unit = int(np.argmax(shares.max(axis=1)))
+    name = f"labelled row {unit}" if units.clusters is None else f"cluster {str(units.clusters[unit])!r}"
+    text = f"{name} alone carries {100 * share:.0f} % of the variance"
+    remedy = "look at it; a bootstrap interval heeds it better"
+    state = _graded(share, LARGEST_SHARE)
+    yield Check("influence", state, share, f"at most {100 * LARGEST_SHARE[0]:g} %", text, remedy)
+
+
+def _coverage(influence: np.ndarray, error: np.ndarray, alpha: float) -> Iterator[Check]:
+    """The coverage that skewness and kurtosis of the influences let a t interval expect.
+
+    Hall (1992, The Bootstrap and Edgeworth Expansion, §2.3): the two-sided studentised interval misses its level by
+    2·z·φ(z)·(κ/12·(z² − 3) − γ²/18·(z⁴ + 2z² − 3))/n, beyond what the t quantile mends; γ and κ are the skewness and
+    the excess kurtosis of one unit, here of the sum: Σz³ and Σz⁴ over powers of the standard error.
+    ``influence`` is that of the sampling units, centred.
+    """
+    varies = error > 0
+    if not varies.any():
+        return
+    scaled = influence[:, varies] / error[varies]
+    squares = scaled**2
+    skew = (squares * scaled).sum(axis=0)
+    kurtosis = (squares**2).sum(axis=0) - 3 * squares.sum(axis=0) ** 2 / len(influence)
+    z = -float(ndtri(alpha / 2))
+    density = float(np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi))
+    change = 2 * z * density * (kurtosis / 12 * (z**2 - 3) - skew**2 / 18 * (z**4 + 2 * z**2 - 3))
+    expected = float(np.clip(1 - alpha + change.min(), 0.0, 1.0))
+    state = _graded(1 - alpha - expected, SHORTFALL)
+    text = f"the labels are so skewed that a {100 * (1 - alpha):g} % interval holds about {100 * expected:.1f} %"
+    if state == "PASS":
+        text = f"the interval's expected coverage is {100 * expected:.1f} %"
+    remedy = "label more rows, or use the studentised bootstrap"
+    yield Check("coverage", state, expected, f"at most {100 * SHORTFALL[0]:g} points below the level", text, remedy)
+
+
+def _graded(value: float, margins: tuple[float, float], below: bool = False) -> State:
+    warn, refuse = (value < margin if below else value > margin for margin in margins)
+    return "REFUSE" if refuse else "WARN" if warn else "PASS"

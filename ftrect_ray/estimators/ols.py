@@ -1,20 +1,31 @@
-"""Rectified least squares (FTR section 5; PPI algorithm for OLS; PPI++ tuning)."""
+"""Rectified least squares (FTR §5; PPI algorithm for OLS; PPI++ tuning)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ftrect_ray.errors import InputError, StatisticalRefusal
-from ftrect_ray.estimators import diagnostics
-from ftrect_ray.estimators.assemble import with_normal_interval, worth
-from ftrect_ray.estimators.power_tuning import covariance_of_mean, rectified_covariance, tuned_lam, without_rounding
+from ftrect_ray.estimators.blocks import Block, Blocks
+from ftrect_ray.estimators.labeled import Labeled, checked
+from ftrect_ray.estimators.least_squares import LeastSquares
+from ftrect_ray.estimators.linear import Base, Influences, linear_estimate, without_rounding
+from ftrect_ray.estimators.moments import Moments, Totals, totals_of
+from ftrect_ray.estimators.regression import design_pair, refuse_dependent, refuse_known_total, refuse_singular
+from ftrect_ray.estimators.resampling import estimated
 from ftrect_ray.estimators.result import Estimate
-from ftrect_ray.estimators.validation import Lam, Predictions, finite, open_unit, power_tuning, predictions, usable_lam
+from ftrect_ray.estimators.settings import Options, Settings
+from ftrect_ray.estimators.validation import answers
+from ftrect_ray.estimators.whitening import Whitening
 
-SINGULAR = 1e-10
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+Scores = Callable[[Whitening, np.ndarray], Totals]
+"""From z and coefficients c (d+K,) to the Totals of w·z_x·(z'c) of the unlabelled rows."""
 
 
 def ols(
@@ -24,143 +35,138 @@ def ols(
     X_unlabeled: ArrayLike,
     Yhat_unlabeled: ArrayLike,
     *,
-    alpha: float = 0.05,
-    lam: Lam = "tuned",
-    folds: Sequence[int] | np.ndarray | None = None,
     names: Sequence[str] | None = None,
+    **options: Unpack[Options],
 ) -> Estimate:
     """Coefficients of the linear regression of the answer on ``X``.
 
     ``X`` is used as given, as in ppi_py: no intercept is added; put a column of ones where one is wanted.
 
-    Point: θ̂ = OLS(X, Y − λf) + λ·OLS(X̃, f̃), the estimate of ``ppi_py.ppi_ols_pointestimate``.
-    Sandwich: H⁻¹ ( Var(x·residual of Y − λf)/n + λ² Var(x̃·residual of f̃)/m ) H⁻¹, each residual that of
-    its own regression, H = mean x xᵀ over all n + m rows (over the n labelled ones when λ = 0, which is then
-    HC0 · n/(n − 1)). ppi_py takes both residuals at the common θ̂ instead; that is the variance of another
-    estimator, and differs from this one where predictions are biased linearly in x.
+    θ̂ = OLS(X, Y − λf) + λ·OLS(X̃, f̃), the estimate of ``ppi_py.ppi_ols_pointestimate``; with weights, weighted least
+    squares. Its variance is the sandwich of each regression's own residuals and own mean of x·x'; λ = 0 is
+    HC0·n/(n − 1) of the answers alone, and a tuned estimate has no longer intervals on the whole. ppi_py takes all
+    residuals at the common θ̂ instead: where predictions are biased linearly in x, that is the variance of another
+    estimator.
 
-    Cross-fitted as in :func:`~ftrect_ray.estimators.mean`: with ``folds`` any bias of one model that is
-    linear in x costs nothing. The mean is this function at X = 1, but for H.
+    Cross-fitted as in :func:`~ftrect_ray.estimators.mean.mean`: with ``folds`` any bias of one model that is linear in
+    x costs nothing. The mean is this function at X = 1. Two folds over the unlabelled rows; ``lam="crossfit"`` three.
 
     Parameters
     ----------
     X : array (n, d)
         Numeric columns of the labelled rows, n > d; one column may come as (n,).
     Y, Yhat : array (n,)
+        As in :func:`~ftrect_ray.estimators.mean.mean`.
     X_unlabeled : array (m, d)
-        With m < 2, λ is 0 (``"tuned"``) or must be 0; with 2 ≤ m ≤ d the fit is refused.
+        With m < 2, λ is 0 (tuned) or must be 0; with 2 ≤ m ≤ d the fit is refused, unless λ is 0.
     Yhat_unlabeled : array (m,) or (m, K)
-    lam : float in [0, 1] or "tuned"
-        Tuned: the scalar that minimises the trace of the sandwich; it therefore heeds the columns with the
-        largest coefficients' variance most, and depends on the columns' units.
-    folds : array (n,) of int, optional
     names : sequence of str, optional
         One a column; default x0, x1, …
+    **options
+        See :class:`~ftrect_ray.estimators.settings.Options`. A tuned λ heeds those coefficients most whose variance is
+        largest, and so depends on the columns' units: ``coefficients`` names those that matter.
 
     Returns
     -------
     Estimate
-        ``value`` (d,), ``interval`` two arrays (d,).
+        ``value`` (d,), ``interval`` two arrays (d,); t intervals on n − d degrees of freedom, less one for a tuned λ.
 
     Raises
     ------
     InputError
-        Shapes or values, see :mod:`~ftrect_ray.estimators.validation`.
+        Shapes or values, see :mod:`~ftrect_ray.estimators.validation`; Horvitz–Thompson totals.
     StatisticalRefusal
         Too few rows for d coefficients, or X'X is singular (names the column to drop).
+
+    Examples
+    --------
+    >>> X, Y = [[1, 0], [1, 1], [1, 2], [1, 3]], [1.0, 3.0, 4.0, 6.0]
+    >>> est = ols(X, Y, [1.0, 2.0, 4.0, 5.0], [[1, 0], [1, 2], [1, 4]], [1.0, 3.0, 6.0], lam=1.0, names=["one", "age"])
+    >>> est.value.round(4).tolist()
+    [1.0333, 1.45]
     """
-    alpha, lam = open_unit("alpha", alpha), power_tuning(lam)
-    data = predictions(Y, Yhat, Yhat_unlabeled, folds)
-    lam, notes = usable_lam(lam, data.m)
-    design, design_unlabeled, labels = _designs(X, X_unlabeled, data, names)
-    _refuse_singular(design, labels, "labelled rows")
-    if lam != 0.0:
-        _refuse_singular(design_unlabeled, labels, "unlabelled rows")
-
-    predicted, imputed_residual = _predictions_beyond_x(data, design, design_unlabeled, lam)
-    theta_answer, theta_predicted = _coefficients(design, data.Y), _coefficients(design, predicted)
-    residual = without_rounding(data.Y - design @ theta_answer, data.Y)
-    residual_predicted = without_rounding(predicted - design @ theta_predicted, data.Yhat)
-
-    def scores(rows: np.ndarray, residuals: np.ndarray, gram: np.ndarray) -> np.ndarray:
-        return np.linalg.solve(gram, (rows * residuals[:, None]).T).T
-
-    gram_labeled = design.T @ design / data.n
-    classical = covariance_of_mean(scores(design, residual, gram_labeled))
-    gram_all = (design.T @ design + design_unlabeled.T @ design_unlabeled) / (data.n + data.m)
-    parts = (
-        scores(design, residual, gram_all),
-        scores(design, residual_predicted, gram_all),
-        scores(design_unlabeled, imputed_residual, gram_all),
-    )
-    weight = tuned_lam(*parts) if lam == "tuned" else lam
-    covariance = classical if weight == 0 else rectified_covariance(*parts, weight)
-    variance = np.diag(covariance).copy()
-    return with_normal_interval(
-        theta_answer - weight * theta_predicted,
-        variance,
-        alpha=alpha,
-        lam=weight,
-        n=data.n,
-        m=data.m,
-        effective_n=worth(data.n, np.diag(classical), variance),
-        target="ols",
-        names=labels,
-        diagnostics=diagnostics.compare(data, weight, notes),
-    )
+    settings = Settings.of(options)
+    n, m = len(answers(Y)), len(np.atleast_1d(Yhat_unlabeled))
+    design, design_unlabeled, labels = design_pair(X, X_unlabeled, n, m, names)
+    labeled, unlabeled = checked(Y, Yhat, Yhat_unlabeled, settings, design, design_unlabeled)
+    return estimated(partial(rectified_ols, names=labels), labeled, unlabeled, settings)
 
 
-def _predictions_beyond_x(
-    data: Predictions, design: np.ndarray, design_unlabeled: np.ndarray, lam: Lam
-) -> tuple[np.ndarray, np.ndarray]:
-    """f(X_i) − x_i'γ of the row's own model (n,), and f̄ − x̃'γ̄ on the unlabelled rows (m,).
+def rectified_ols(labeled: Labeled, unlabeled: Blocks, settings: Settings, names: tuple[str, ...]) -> Estimate:
+    """From one fold for the imputed coefficients, and one for the scores (a second one for cross-fitted λ)."""
+    like = LeastSquares.of(labeled.as_block()).whitening
+    fit, values = unlabeled.fold(partial(_fit_and_values, like=like))
 
-    γ are the coefficients of a model's predictions on the unlabelled rows, the imputed estimate; taking
-    them off each prediction puts rectifier and imputed estimate into one regression:
-    OLS(X, Y − λ(f − x'γ)) = OLS(X, Y − λf) + λγ.
+    def scores(whitening: Whitening, coefficients: np.ndarray) -> Totals:
+        return unlabeled.fold(partial(_scores, whitening=whitening, coefficients=coefficients))
+
+    return ols_from_fit(labeled, fit, values, scores, settings, names)
+
+
+def _fit_and_values(block: Block, like: Whitening) -> tuple[LeastSquares, Moments]:
+    return LeastSquares.of(block, like), Moments.of(block.F)
+
+
+def _scores(block: Block, whitening: Whitening, coefficients: np.ndarray) -> Totals:
+    z = whitening.columns(block)
+    residual = coefficients @ z
+    scores = z[: len(z) - block.F.shape[1]]
+    scores *= residual if block.weights is None else residual * block.weights
+    return totals_of(scores.T, block.strata, block.clusters)
+
+
+def ols_from_fit(
+    labeled: Labeled, fit: LeastSquares, values: Moments, scores: Scores, settings: Settings, names: tuple[str, ...]
+) -> Estimate:
+    """θ̂ = OLS(X, Y − λf) + λ·OLS(X̃, f̃), from the regression ``fit`` of the predictions of the unlabelled rows.
+
+    Influences, with H_r and H_u the means of x·x', W and V the total weights, γ_k = OLS(X̃, f̃_k), γ̄ = Σ ω_k γ_k, and
+    g_i = f_i − x_i'γ_k of the row's own model, so that rectifier and imputed estimate are one regression:
+
+        A_i = H_r⁻¹ w_i x_i (Y_i − x_i'OLS(X, Y))/W,    B_i = H_r⁻¹ w_i x_i (g_i − x_i'Δ)/W,    Δ = OLS(X, g),
+        U_j = H_u⁻¹ w_j x̃_j (f̄_j − x̃_j'γ̄)/V.
     """
-    if lam == 0.0:
-        return np.zeros(data.n), np.zeros(data.m)
-    gamma = _coefficients(design_unlabeled, data.unlabeled).T
-    predicted = data.Yhat - np.einsum("ij,ij->i", design, data.own(gamma))
-    imputed_residual = data.imputed - design_unlabeled @ (data.weights @ gamma)
-    return without_rounding(predicted, data.Yhat), without_rounding(imputed_residual, data.imputed)
+    refuse_known_total(labeled)
+    assert labeled.X is not None
+    d, everyone = len(names), labeled.as_block()
+    over = fit.merge(LeastSquares.of(everyone)) if labeled.carries_imputed else fit
+    base = Base(values.units, values.units + labeled.n * labeled.carries_imputed, values)
+    refuse_singular(labeled.X, names, "labelled rows", labeled.weights)
+    slopes, to_imputed = np.zeros((labeled.models, d)), np.zeros((d, d))
+    if base.rows >= 2 and (settings.tunes or np.any(settings.lam != 0)):  # else predictions can be anything
+        refuse_dependent(over.rows, over.root[:, :d], names, "unlabelled rows")
+        slopes, to_imputed = over.slopes, over.to_coefficients
+
+    def imputed(mix: np.ndarray) -> Totals:
+        return scores(over.whitening, np.append(-mix @ slopes, mix)).times(to_imputed)
+
+    z = over.whitening.columns(everyone).T
+    beyond = z[:, d:] - z[:, :d] @ slopes.T  # f_i − x_i'γ_k (n, K)
+    own_imputed = None
+    if labeled.carries_imputed:
+        residual = (beyond @ labeled.model_weights)[:, None]
+        own_imputed = (residual if everyone.weights is None else everyone.weights[:, None] * residual) * z[:, :d]
+        own_imputed = own_imputed @ to_imputed
+    share = np.full_like(beyond, 1 / labeled.models) if labeled.share is None else labeled.share
+    g = without_rounding(np.sum(share * beyond, axis=1, keepdims=True), labeled.Yhat)
+    rows = _influences(labeled, g, own_imputed)
+    return linear_estimate(labeled, rows, imputed, base, settings, fitted=d, target="ols", names=names)
 
 
-def _coefficients(design: np.ndarray, response: np.ndarray) -> np.ndarray:
-    """Least squares on columns of length 1, so that units do not count as rank; (d,) or (d, K)."""
-    length = np.linalg.norm(design, axis=0)
-    return (np.linalg.lstsq(design / length, response, rcond=None)[0].T / length).T
-
-
-def _designs(
-    X: ArrayLike, X_unlabeled: ArrayLike, data: Predictions, names: Sequence[str] | None
-) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    design, design_unlabeled = finite("X", X, (1, 2)), finite("X_unlabeled", X_unlabeled, (1, 2))
-    design = design[:, None] if design.ndim == 1 else design
-    design_unlabeled = design_unlabeled[:, None] if design_unlabeled.ndim == 1 else design_unlabeled
-    width = design.shape[1]
-    for name, array, rows in (("X", design, data.n), ("X_unlabeled", design_unlabeled, data.m)):
-        if array.shape != (rows, width):
-            raise InputError(f"'{name}' must have shape ({rows}, {width}); got {array.shape}.")
-    labels = tuple(f"x{j}" for j in range(width)) if names is None else tuple(map(str, names))
-    if len(labels) != width:
-        raise InputError(f"'names' must have one name a column ({width}); got {len(labels)}.")
-    return design, design_unlabeled, labels
-
-
-def _refuse_singular(design: np.ndarray, names: tuple[str, ...], where: str) -> None:
-    """A column that the columns before it explain (but for rounding) has no coefficient."""
-    rows, width = design.shape
-    if rows <= width:
-        raise StatisticalRefusal(
-            f"{rows} rows cannot carry {width} coefficients with a standard error",
-            where=where,
-            mend="drop columns or label more rows",
-        )
-    length = np.linalg.norm(design, axis=0)
-    unit = design / np.where(length > 0, length, 1.0)
-    beyond = np.abs(np.diag(np.linalg.qr(unit, mode="r")))
-    for name, fresh in zip(names, beyond, strict=True):
-        if fresh <= SINGULAR:
-            raise StatisticalRefusal(f"X'X is singular: drop column '{name}'", where=where)
+def _influences(labeled: Labeled, g: np.ndarray, own_imputed: np.ndarray | None) -> Influences:
+    """A and B of the labelled rows, from ``g`` (n, 1)."""
+    weights = labeled.weights
+    block = Block(labeled.Y, labeled.X, weights)
+    fit = LeastSquares.of(block)
+    z = fit.whitening.columns(block).T
+    x, y = z[:, :-1], z[:, -1:]
+    weighted = weights[:, None] * x
+    score = weighted @ fit.to_coefficients  # H_r⁻¹ w_i x_i/W
+    return Influences(
+        share=weights / weights.sum(),
+        classical=fit.coefficients[0],
+        answers=score * without_rounding(y - x @ fit.slopes.T, labeled.Y),
+        predicted=score * without_rounding(g - x @ fit.inverse @ (weighted.T @ g), labeled.Yhat),
+        contributions=score * g,
+        own_imputed=own_imputed,
+    )

@@ -1,4 +1,4 @@
-"""Recycling: the labels that trained the model still carry a classical estimate."""
+"""Recycling: the labels that trained the model still carry a classical estimate (METHOD, "Three more ways")."""
 
 from __future__ import annotations
 
@@ -7,60 +7,74 @@ from typing import cast
 import numpy as np
 
 from ftrect_ray.errors import InputError
-from ftrect_ray.estimators.assemble import with_normal_interval, worth
-from ftrect_ray.estimators.result import Estimate, Number
+from ftrect_ray.estimators.combination import combined, variance, variance_without_model
+from ftrect_ray.estimators.diagnostics import numbers_of
+from ftrect_ray.estimators.result import Estimate
+from ftrect_ray.estimators.settings import Alternative, Settings
+
+AGREED = ("target", "names", "alpha", "alternative", "null")
 
 
 def recycle(classical: Estimate, rectified: Estimate) -> Estimate:
     """Combine, by inverse variance, two estimates of the same thing from disjoint labels.
 
-    The classical estimate comes from the s fine-tuning labels, the rectified one from the other n − s.
-    They are uncorrelated: given the fine-tuning labels, the rectified estimate is unbiased whatever the
-    model. Variance 1/(1/Var_classical + 1/Var_rectified). Coefficients are combined one by one.
+    The classical estimate comes from the s fine-tuning labels, the rectified one from the other n − s. They are
+    uncorrelated: given the fine-tuning labels, the rectified estimate is unbiased whatever the model. Variance
+    1/(1/Var_classical + 1/Var_rectified), degrees of freedom by Satterthwaite. Coefficients are combined one by one,
+    and their intervals hold one by one.
 
-    Where one of the variances is 0 (constant answers), inverse variance would give that part all the
-    weight; both parts are then weighted by their numbers of labels, with a warning.
+    Where one of the variances is 0 (constant answers), inverse variance would give that part all the weight; both
+    parts are then weighted by their numbers of labels, with a warning.
 
     Parameters
     ----------
     classical, rectified : Estimate
-        Mean or OLS; quantiles have no normal standard error and are refused.
+        Of any target whose interval is a t or a normal one: quantiles and bootstrap intervals are refused.
+
+    Returns
+    -------
+    Estimate
+        ``lam`` and the four numbers of the diagnostics are the rectified part's. ``effective_n`` counts labels of the
+        whole; what one of them carries is taken from the rectifying rows.
 
     Raises
     ------
     InputError
-        The two do not estimate the same thing at the same level, or are quantiles.
+        The two do not estimate the same thing at the same level, or cannot be combined.
+
+    Examples
+    --------
+    >>> from ftrect_ray.estimators.classical import classical_mean
+    >>> from ftrect_ray.estimators.mean import mean
+    >>> rectified = mean([2.0, 3.0, 5.0], [2.0, 3.0, 4.0], [2.0, 4.0, 3.0, 3.0, 4.0], lam=1.0)
+    >>> est = recycle(classical_mean([1.0, 3.0, 5.0]), rectified)
+    >>> round(est.value, 4), round(est.std_error, 4), round(est.df, 2)
+    (3.4488, 0.4597, 7.3)
     """
-    if classical.target != rectified.target or classical.names != rectified.names or classical.alpha != rectified.alpha:
-        raise InputError("'classical' and 'rectified' must have the same target, names and alpha.")
+    for field in AGREED:
+        if not np.array_equal(getattr(classical, field), getattr(rectified, field)):
+            raise InputError(
+                f"'classical' and 'rectified' must have the same {field}; "
+                f"got {getattr(classical, field)!r} and {getattr(rectified, field)!r}."
+            )
     if rectified.target.startswith("quantile"):
         raise InputError("a quantile cannot be recycled.", mend="use the rectified estimate, or cross-fitting")
-    var_classical, var_rectified = np.square(classical.std_error), np.square(rectified.std_error)
-    notes = list(dict.fromkeys(classical.warnings + rectified.warnings))
-    if np.any(var_classical == 0) or np.any(var_rectified == 0):
-        share = np.full_like(var_classical, classical.n / (classical.n + rectified.n))
-        notes.append("one part has variance 0: the parts are weighted by their numbers of labels")
-    else:
-        share = var_rectified / (var_classical + var_rectified)
-    value = share * classical.value + (1 - share) * rectified.value
-    variance = share**2 * var_classical + (1 - share) ** 2 * var_rectified
-    scalar = rectified.names is None
-    return with_normal_interval(
-        float(value) if scalar else value,
-        float(variance) if scalar else variance,
-        alpha=rectified.alpha,
-        lam=rectified.lam,
-        n=classical.n + rectified.n,
-        m=rectified.m,
-        effective_n=_worth(classical, rectified, variance),
+    if classical.df is None or rectified.df is None:
+        raise InputError("a bootstrap interval cannot be recycled.", mend="drop 'bootstrap' from both parts")
+    if classical.effective_n is None or rectified.effective_n is None:
+        raise InputError("the model alone cannot be recycled.", mend="give a classical and a rectified estimate")
+    var_classical, var_rectified = variance(classical), variance(rectified)
+    known = (var_classical > 0) & (var_rectified > 0)
+    share = np.full_like(var_classical, classical.n / (classical.n + rectified.n))
+    share[known] = var_rectified[known] / (var_classical + var_rectified)[known]
+    notes = () if known.all() else ("one part has variance 0: the parts are weighted by their numbers of labels",)
+    return combined(
+        {"classical": classical, "rectified": rectified},
+        (share, 1 - share),
+        Settings(alpha=rectified.alpha, alternative=cast(Alternative, rectified.alternative), null=rectified.null),
         target=rectified.target,
-        names=rectified.names,
-        diagnostics={**rectified.diagnostics, "warnings": notes},
+        lam=rectified.lam,
+        classical_variance=variance_without_model(rectified) * rectified.n / (classical.n + rectified.n),
+        notes=notes,
+        numbers=numbers_of(rectified.diagnostics),
     )
-
-
-def _worth(classical: Estimate, rectified: Estimate, variance: np.ndarray) -> Number:
-    """In labels of the whole: the classical variance of one label is taken from the rectifying rows."""
-    one_label = cast(Number, rectified.effective_n) * np.square(rectified.std_error)
-    n = classical.n + rectified.n
-    return worth(n, one_label / n, variance)

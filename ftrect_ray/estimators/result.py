@@ -29,9 +29,10 @@ class Estimate:
     value, std_error : float or ndarray (d,)
         In the unit of the answer (of the coefficient, for a regression).
     interval : tuple
-        (lower, upper), each a float or an ndarray (d,); level 1 − alpha.
-    lam : float or None
-        Weight of the predictions: 0 is the classical estimate, 1 is PPI; None where the notion is void.
+        (lower, upper), each a float or an ndarray (d,); level 1 − alpha. One-sided ones have an infinite end.
+    lam : float, ndarray (d,) or None
+        Weight of the predictions: 0 is the classical estimate, 1 is PPI; None where the notion is void. A
+        cross-fitted λ is given by its mean.
     n, m : int
         Labelled rows that rectify, unlabelled rows.
     effective_n : float, ndarray (d,) or None
@@ -42,20 +43,29 @@ class Estimate:
         ``"mean"``, ``"quantile 0.5"``, ``"ols"``.
     diagnostics : dict
         ``calibration_slope`` Cov(Y, f)/Var f, ``r2`` 1 − Var(Y − f)/Var Y, ``variance_prediction`` Var f,
-        ``residual_variance`` Var(Y − f), each a float or None, and ``warnings``, a list of sentences.
+        ``residual_variance`` Var(Y − f), each a float or None; ``checks``, a list of dicts (name, state, value,
+        margin, text, remedy); ``state``, the worst of PASS, WARN, REFUSE; ``warnings``, the texts that do not pass.
+    p_value : float, ndarray (d,) or None
+        Of ``null`` against ``alternative``; below alpha exactly where the interval leaves ``null`` out.
+    df : float, ndarray (d,) or None
+        Degrees of freedom of the t quantile; infinite for normal quantiles; None where the interval has none.
     """
 
     value: Number
     std_error: Number
     interval: tuple[Number, Number]
     alpha: float
-    lam: float | None
+    lam: Number | None
     n: int
     m: int
     effective_n: Number | None
     names: tuple[str, ...] | None = None
     target: str = "mean"
     diagnostics: dict[str, Any] = field(default_factory=lambda: {"warnings": []})
+    p_value: Number | None = None
+    df: Number | None = None
+    alternative: str = "two-sided"
+    null: Number = 0.0
 
     def __post_init__(self) -> None:
         parts = [self.value, self.std_error, *self.interval]
@@ -69,12 +79,17 @@ class Estimate:
         return list(self.diagnostics.get("warnings", []))
 
     @property
+    def state(self) -> str:
+        """PASS, WARN or REFUSE: the worst of the checks."""
+        return str(self.diagnostics.get("state", "PASS"))
+
+    @property
     def length(self) -> Number:
         """Upper minus lower end of the interval."""
         return self.interval[1] - self.interval[0]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; what is not finite becomes None; arrays become lists."""
+        """Plain values for JSON; what is not finite (an open end) becomes None; arrays become lists."""
         return {
             "target": self.target,
             "names": None if self.names is None else list(self.names),
@@ -82,7 +97,11 @@ class Estimate:
             "std_error": _plain(self.std_error),
             "interval": [_plain(self.interval[0]), _plain(self.interval[1])],
             "alpha": self.alpha,
-            "lam": self.lam,
+            "alternative": self.alternative,
+            "null": _plain(self.null),
+            "p_value": _plain(self.p_value),
+            "df": _plain(self.df),
+            "lam": _plain(self.lam),
             "n": self.n,
             "m": self.m,
             "effective_n": _plain(self.effective_n),
@@ -98,7 +117,7 @@ class Estimate:
         ]
         base = f"{self.n} labelled and {self.m} unlabelled rows"
         if self.lam is not None:
-            base += f", λ = {self.lam:.3g}"
+            base += ", λ = " + ", ".join(f"{x:.3g}" for x in np.atleast_1d(self.lam))
         if self.effective_n is not None:
             worth = ", ".join(f"{x:.0f}" for x in np.atleast_1d(self.effective_n))
             base += f"; worth {worth} labels without a model"
@@ -108,6 +127,8 @@ class Estimate:
 def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return [_plain(x) for x in value.tolist()]
+    if isinstance(value, dict):
+        return {key: _plain(x) for key, x in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(x) for x in value]
     if isinstance(value, (float, np.floating)):
