@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ftrect_ray.cli import numbers
+from ftrect_ray.cli.plan import plan
 from ftrect_ray.errors import InputError
 from ftrect_ray.study import Study
 from ftrect_ray.study_file import default_study_text, load_study
@@ -69,6 +69,12 @@ def stage(options: Namespace) -> int:
     return 0
 
 
+def estimate(options: Namespace) -> int:
+    from ftrect_ray.cli.estimate import estimate_table
+
+    return estimate_table(options)
+
+
 def serve(options: Namespace) -> int:
     from ftrect_ray.serving import serve_runs
 
@@ -111,8 +117,8 @@ COMMANDS: dict[str, Callable[[Namespace], int]] = {
     "validate": validate,
     "run": run,
     **dict.fromkeys(["pilot", "allocate", "finetune", "predict", "rectify", "report"], stage),
-    "estimate": numbers.estimate,
-    "plan": numbers.plan,
+    "estimate": estimate,
+    "plan": plan,
     "serve": serve,
     "submit": submit,
     "data": data,

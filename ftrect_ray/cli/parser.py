@@ -11,6 +11,8 @@ from typing import NoReturn
 from ftrect_ray import __version__
 from ftrect_ray.errors import InputError, near_match
 
+TARGETS = ["mean", "proportions", "difference", "quantile", "ols", "logistic", "poisson", "multinomial"]
+
 
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors follow our grammar and suggest the option that was meant."""
@@ -90,6 +92,46 @@ def whole(name: str, least: int = 0, most: int | None = None) -> Callable[[str],
         if value < least or (most is not None and value > most):
             raise InputError(f"{name!r} must be >= {least}{limit}; got {text}")
         return value
+
+    return convert
+
+
+def number(name: str) -> Callable[[str], float]:
+    """A finite number."""
+
+    def convert(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise InputError(f"{name!r} must be a number; got {text}")
+        return value
+
+    return convert
+
+
+def names(option: str) -> Callable[[str], tuple[str, ...]]:
+    """``A,B``: at least one, each once."""
+
+    def convert(text: str) -> tuple[str, ...]:
+        listed = [name.strip() for name in text.split(",")]
+        if not all(listed) or len(set(listed)) < len(listed):
+            raise InputError(f"{option!r} takes different names with commas between them; got {text!r}")
+        return tuple(listed)
+
+    return convert
+
+
+def pair(option: str) -> Callable[[str], tuple[float, float]]:
+    """``LOW,HIGH``."""
+
+    def convert(text: str) -> tuple[float, float]:
+        parts = text.split(",")
+        if len(parts) != 2:
+            raise InputError(f"{option!r} takes two numbers LOW,HIGH; got {text!r}", mend=f"for example {option} 1,10")
+        low, high = (number(option)(part) for part in parts)
+        return low, high
 
     return convert
 
@@ -189,16 +231,69 @@ def _run_options(parser: Parser) -> None:
 
 
 def _estimate(parser: Parser) -> None:
-    parser.add_argument("table", metavar="TABLE", help="csv, jsonl or parquet")
-    parser.add_argument("--label", required=True, metavar="COL")
-    parser.add_argument("--prediction", required=True, metavar="COL")
-    parser.add_argument("--target", default="mean", choices=["mean", "quantile", "ols"])
-    parser.add_argument("--q", type=open_unit("q"), default=0.5, help="of --target quantile")
-    parser.add_argument("--features", default="", metavar="A,B", help="of --target ols; an intercept is added")
-    parser.add_argument("--alpha", type=open_unit("alpha"), default=0.05)
-    parser.add_argument(
-        "--lam", default="tuned", help="power tuning: 'tuned', or a number (1 is PPI, 0 the classical estimate)"
+    parser.add_argument("table", metavar="TABLE", help="csv, jsonl or parquet; rows without a label are unlabelled")
+    columns = parser.add_argument_group("columns")
+    columns.add_argument("--label", required=True, metavar="COL", help="the answers")
+    columns.add_argument(
+        "--prediction",
+        required=True,
+        type=names("--prediction"),
+        metavar="COL[,COL…]",
+        help="by models that never saw the row's label; several, with --fold: column k by the model without fold k",
     )
+    columns.add_argument("--fold", metavar="COL", help="fold 0, 1, … of each labelled row")
+    columns.add_argument(
+        "--features", type=names("--features"), default=(), metavar="A,B", help="of regressions; an intercept is added"
+    )
+    columns.add_argument("--groups", metavar="COL", help="of a difference: a column with two values")
+    columns.add_argument("--label-other", metavar="COL", help="of a paired difference: the second answer to the row")
+    columns.add_argument("--prediction-other", metavar="COL", help="and its prediction")
+    columns.add_argument("--weight", metavar="COL", help="units of the population that a row stands for")
+    columns.add_argument("--strata", metavar="COL", help="rows were drawn within these")
+    columns.add_argument("--cluster", metavar="COL", help="sampling units that hold several rows")
+    columns.add_argument("--probability", metavar="COL", help="with which a labelled row was chosen for labelling")
+    columns.add_argument("--density-ratio", metavar="COL", help="target population over this sample (covariate shift)")
+    columns.add_argument("--by", metavar="COL", help="an estimate for each value of this column")
+
+    question = parser.add_argument_group("question")
+    question.add_argument("--target", default="mean", choices=TARGETS)
+    question.add_argument("--q", type=open_unit("q"), metavar="Q", help="of --target quantile; default 0.5")
+    question.add_argument(
+        "--coefficients", type=names("--coefficients"), metavar="A,B", help="report (and tune) these alone"
+    )
+    question.add_argument("--alpha", type=open_unit("alpha"), default=0.05, help="intervals have level 1 - alpha")
+    question.add_argument("--alternative", choices=["two-sided", "larger", "smaller"], default="two-sided")
+    question.add_argument("--null", type=number("--null"), metavar="VALUE", help="that p-values are of; default 0")
+    question.add_argument("--simultaneous", action="store_true", help="all coefficients' intervals hold together")
+    question.add_argument(
+        "--population", choices=["infinite", "finite"], default="infinite", help="finite: this very table"
+    )
+
+    method = parser.add_argument_group("method")
+    method.add_argument(
+        "--lam",
+        default="tuned",
+        metavar="tuned|per-coordinate|crossfit|NUMBER",
+        help="weight of the predictions: 1 is PPI, 0 the classical estimate",
+    )
+    method.add_argument("--quantiles", choices=["t", "normal"], default="t", help="that intervals rest on")
+    method.add_argument("--bootstrap", choices=["studentised", "percentile"], help="loads the columns into memory")
+    method.add_argument(
+        "--replications", type=whole("--replications", 99), metavar="B", help="of --bootstrap; default 1999"
+    )
+    method.add_argument("--seed", type=whole("--seed"), help="of --bootstrap; default 0")
+
+    reading = parser.add_argument_group("reading")
+    reading.add_argument(
+        "--missing",
+        type=names("--missing"),
+        default=(),
+        metavar="NA,None",
+        help="texts that count as empty; others do not",
+    )
+    reading.add_argument("--scale", type=pair("--scale"), metavar="LOW,HIGH", help="labels outside are refused")
+    reading.add_argument("--max-rows", type=whole("--max-rows", 1), metavar="N", help="refuse a larger table")
+    reading.add_argument("--max-bytes", type=whole("--max-bytes", 1), metavar="N", help="once decoded")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
 
