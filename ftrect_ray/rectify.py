@@ -105,7 +105,7 @@ class Evidence:
             As the target's features do.
         """
         kept = np.ones(len(self.answers), dtype=bool) if rows is None else rows
-        question = Question.of(target, alpha, self.table)
+        question = Question.of(target, alpha, self.table, self.study.population)
         budget, others = np.flatnonzero(kept & self.labelled), np.flatnonzero(kept & ~self.labelled)
         rectifying = np.flatnonzero(kept & (self.rectifier >= 0))
         counted = rectifying if self.models else budget
@@ -115,7 +115,7 @@ class Evidence:
                 where="filter",
                 mend="widen the filter: two answers are the least, thirty are better",
             )
-        classical = question.classical(self.answers[budget], budget)
+        classical = question.classical(self.answers[budget], budget, others)
         if not self.models:
             return _document(classical, classical, None, self.design, {})
         self._refuse_if_unpredicted(others)
@@ -149,7 +149,7 @@ class Evidence:
                 rectified, "a quantile cannot be recycled: the answers that trained the model are not counted"
             )
         try:
-            beside = question.classical(self.answers[rows], rows)
+            beside = question.classical(self.answers[rows], rows, rows[:0])
         except (InputError, StatisticalRefusal):
             return _warned(
                 rectified, f"the {len(rows)} answers that trained the model are too few to be counted beside"

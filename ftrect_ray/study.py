@@ -10,7 +10,7 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 
@@ -50,6 +50,10 @@ class Data(Part):
     Exactly one origin: ``source`` (a named data set), ``table`` (one file in which rows without an answer
     are the unlabelled ones), or ``labeled`` with ``unlabeled``. Files are csv, jsonl or parquet, local or a
     URI. The text is the column ``text``, or ``prompt`` with ``{column}`` fields filled in.
+
+    ``weight``, ``strata``, ``cluster``: columns that say how the rows were sampled: how many units of the population
+    a row stands for; groups within which rows were drawn; sampling units that hold several rows (a respondent's
+    answers, say). Clusters are never cut between rows that train a model and rows that rectify it.
     """
 
     source: str | None = None
@@ -62,6 +66,9 @@ class Data(Part):
     id: str | None = "id"
     scale: tuple[float, float] | None = None
     prediction: str | None = None
+    weight: str | None = None
+    strata: str | None = None
+    cluster: str | None = None
     max_rows: Count = 50_000_000
     max_bytes: Count = 20 * 2**30
 
@@ -83,6 +90,15 @@ class Data(Part):
         return self
 
 
+def _distinct(features: list[str]) -> list[str]:
+    if len(set(features)) < len(features):
+        raise ValueError(f"a feature may be named once; got {features}")
+    return features
+
+
+Features = Annotated[list[str], Field(min_length=1), AfterValidator(_distinct)]
+
+
 class MeanTarget(Part):
     """The mean answer."""
 
@@ -100,10 +116,33 @@ class OlsTarget(Part):
     """Coefficients of the linear regression of the answer on numeric columns (an intercept is added)."""
 
     kind: Literal["ols"]
-    features: Annotated[list[str], Field(min_length=1)]
+    features: Features
 
 
-Target = Annotated[MeanTarget | QuantileTarget | OlsTarget, Field(discriminator="kind")]
+class LogisticTarget(Part):
+    """Log-odds coefficients of an answer that is 0 or 1 on numeric columns (an intercept is added)."""
+
+    kind: Literal["logistic"]
+    features: Features
+
+
+class PoissonTarget(Part):
+    """Log-rate coefficients of an answer that is a count on numeric columns (an intercept is added)."""
+
+    kind: Literal["poisson"]
+    features: Features
+
+
+Target = Annotated[
+    MeanTarget | QuantileTarget | OlsTarget | LogisticTarget | PoissonTarget, Field(discriminator="kind")
+]
+TARGETS: dict[str, type[Part]] = {
+    "mean": MeanTarget,
+    "quantile": QuantileTarget,
+    "ols": OlsTarget,
+    "logistic": LogisticTarget,
+    "poisson": PoissonTarget,
+}
 
 
 class Lora(Part):
@@ -198,6 +237,8 @@ class Inference(Part):
 class Study(Part):
     """One study: a table, a question, a model, a budget of human answers.
 
+    ``population``: whom the estimate is for: those of whom the table is a random sample, or, ``finite``, the very rows
+    of the table, the labels being a random sample of them.
     ``labels``: the budget, rows whose answers may be used for anything at all; default every labelled row.
     ``design``: how the labels are spent; ``auto`` compares the predicted variances after the pilots.
     ``folds``: folds of ``design: crossfit``. ``max_finetunes``: what ``auto`` may spend on final fine-tunes.
@@ -208,6 +249,7 @@ class Study(Part):
     study: Annotated[str, Field(pattern=NAME_PATTERN)]
     data: Data
     target: Target = MeanTarget()
+    population: Literal["infinite", "finite"] = "infinite"
     labels: Annotated[int, Field(ge=2)] | None = None
     design: Literal["auto", "crossfit", "split", "recycle", "rectify-only", "classical"] = "auto"
     folds: Annotated[int, Field(ge=2, le=20)] = 2
@@ -229,6 +271,13 @@ class Study(Part):
             raise ValueError(f"'design: {self.design}' without 'pilots' needs 'finetune_labels'")
         if self.design == "rectify-only" and self.data.prediction is None:
             raise ValueError("'design: rectify-only' needs 'data.prediction', the column with the predictions")
+        if self.population == "finite":
+            if self.design not in ("crossfit", "rectify-only", "classical"):
+                raise ValueError("'population: finite' needs 'design: crossfit', 'rectify-only' or 'classical'")
+            if self.data.weight is not None or self.data.cluster is not None:
+                raise ValueError(
+                    "'population: finite' goes with simple or stratified labels, not with weight or cluster"
+                )
         return self
 
 

@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from ftrect_ray.errors import InputError, InputErrors, near_match
-from ftrect_ray.study import MeanTarget, OlsTarget, QuantileTarget, Study
+from ftrect_ray.study import TARGETS, Study
 
 MAX_STUDY_BYTES = 1 << 20
 
@@ -154,8 +154,8 @@ def _fields_at(location: Sequence[int | str]) -> list[str]:
     """The keys that the part of the study at ``location`` knows."""
     part: Any = Study
     for step in location:
-        if step in ("mean", "quantile", "ols"):
-            part = {"mean": MeanTarget, "quantile": QuantileTarget, "ols": OlsTarget}[str(step)]
+        if step in TARGETS:
+            part = TARGETS[str(step)]
             continue
         field = getattr(part, "model_fields", {}).get(str(step))
         if field is None:

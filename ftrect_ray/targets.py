@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -11,14 +11,23 @@ import pyarrow.compute as pc
 
 from ftrect_ray import estimators
 from ftrect_ray.errors import InputError, near_match
-from ftrect_ray.estimators import Estimate
-from ftrect_ray.study import OlsTarget, QuantileTarget, Target
+from ftrect_ray.estimators import Estimate, Sample
+from ftrect_ray.study import LogisticTarget, OlsTarget, PoissonTarget, QuantileTarget, Target
 
 #: Columns of the run's table that are no features: they are no property of the text, or not numeric.
-OWN_COLUMNS = ("id", "text", "label", "prediction")
+OWN_COLUMNS = ("id", "text", "label", "prediction", "weight", "strata", "cluster")
+
+Population = Literal["infinite", "finite"]
+
+#: kind → (rectified, classical, naive)
+REGRESSIONS = {
+    "ols": (estimators.ols, estimators.classical_ols, estimators.naive_ols),
+    "logistic": (estimators.logistic, estimators.classical_logistic, estimators.naive_logistic),
+    "poisson": (estimators.poisson, estimators.classical_poisson, estimators.naive_poisson),
+}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Question:
     """A target over N rows with the level 1 − alpha.
 
@@ -26,32 +35,45 @@ class Question:
     ----------
     target : Target
     alpha : float
+    population : {"infinite", "finite"}
     design_matrix : np.ndarray or None
-        float64 (N, 1 + features) with the intercept first, under ``ols``.
+        float64 (N, 1 + features) with the intercept first, under a regression.
+    weights, strata, clusters : np.ndarray or None
+        (N,) how the rows were sampled.
     """
 
     target: Target
     alpha: float
+    population: Population = "infinite"
     design_matrix: np.ndarray | None = None
+    weights: np.ndarray | None = None
+    strata: np.ndarray | None = None
+    clusters: np.ndarray | None = None
 
     @classmethod
-    def of(cls, target: Target, alpha: float, table: pa.Table) -> Question:
-        """The question with the table's features, all N rows.
+    def of(cls, target: Target, alpha: float, table: pa.Table, population: Population = "infinite") -> Question:
+        """The question with the table's features and its sampling columns, all N rows.
 
         Raises
         ------
         InputError
             Where a feature is missing or not numeric in some row.
         """
-        if not isinstance(target, OlsTarget):
-            return cls(target, alpha)
-        columns = [_numbers(table, name) for name in target.features]
-        return cls(target, alpha, np.column_stack([np.ones(table.num_rows), *columns]))
+        design_matrix = None
+        if isinstance(target, (OlsTarget, LogisticTarget, PoissonTarget)):
+            columns = [_numbers(table, name) for name in target.features]
+            design_matrix = np.column_stack([np.ones(table.num_rows), *columns])
+        weights, strata, clusters = (
+            np.asarray(table[name]) if name in table.column_names else None for name in ("weight", "strata", "cluster")
+        )
+        return cls(target, alpha, population, design_matrix, weights, strata, clusters)
 
     @property
     def names(self) -> tuple[str, ...] | None:
-        """Names of the coefficients, under ``ols``."""
-        return ("intercept", *self.target.features) if isinstance(self.target, OlsTarget) else None
+        """Names of the coefficients, under a regression."""
+        if isinstance(self.target, (OlsTarget, LogisticTarget, PoissonTarget)):
+            return ("intercept", *self.target.features)
+        return None
 
     def rectified(
         self,
@@ -74,40 +96,48 @@ class Question:
         folds : np.ndarray or None
             int (n,), the column of ``unlabelled`` whose model predicted the row.
         """
+        options = self._options(rows) | {
+            "lam": lam,
+            "folds": folds,
+            "sample_unlabeled": self._sample(others),
+            "population": self.population,
+        }
+        if self.design_matrix is not None:
+            x = self.design_matrix
+            fit = REGRESSIONS[self.target.kind][0]
+            return fit(x[rows], answers, predictions, x[others], unlabelled, names=self.names, **options)
         if isinstance(self.target, QuantileTarget):
-            return estimators.quantile(
-                answers, predictions, unlabelled, q=self.target.q, alpha=self.alpha, lam=lam, folds=folds
-            )
-        if self.design_matrix is None:
-            return estimators.mean(answers, predictions, unlabelled, alpha=self.alpha, lam=lam, folds=folds)
-        x = self.design_matrix
-        return estimators.ols(
-            x[rows],
-            answers,
-            predictions,
-            x[others],
-            unlabelled,
-            alpha=self.alpha,
-            lam=lam,
-            folds=folds,
-            names=self.names,
-        )
+            return estimators.quantile(answers, predictions, unlabelled, self.target.q, **options)
+        return estimators.mean(answers, predictions, unlabelled, **options)
 
-    def classical(self, answers: np.ndarray, rows: np.ndarray) -> Estimate:
-        """The estimate of the answers (n,) of ``rows`` alone."""
+    def classical(self, answers: np.ndarray, rows: np.ndarray, others: np.ndarray) -> Estimate:
+        """The estimate of the answers (n,) of ``rows`` alone; ``others`` count in a finite population only."""
+        if self.population == "finite":
+            return self.rectified(answers, answers, np.zeros(len(others)), None, rows, others, lam=0.0)
+        if self.design_matrix is not None:
+            fit = REGRESSIONS[self.target.kind][1]
+            return fit(self.design_matrix[rows], answers, names=self.names, **self._options(rows))
         if isinstance(self.target, QuantileTarget):
-            return estimators.classical_quantile(answers, q=self.target.q, alpha=self.alpha)
-        if self.design_matrix is None:
-            return estimators.classical_mean(answers, alpha=self.alpha)
-        return estimators.classical_ols(self.design_matrix[rows], answers, alpha=self.alpha, names=self.names)
+            return estimators.classical_quantile(answers, self.target.q, **self._options(rows))
+        return estimators.classical_mean(answers, **self._options(rows))
 
     def naive(self, predictions: np.ndarray, rows: np.ndarray) -> Estimate:
         """The model alone: its predictions (r,) of ``rows`` taken for answers."""
+        if self.design_matrix is not None:
+            fit = REGRESSIONS[self.target.kind][2]
+            return fit(self.design_matrix[rows], predictions, names=self.names, **self._options(rows))
         if isinstance(self.target, QuantileTarget):
-            return estimators.naive_quantile(predictions, q=self.target.q, alpha=self.alpha)
-        if self.design_matrix is None:
-            return estimators.naive_mean(predictions, alpha=self.alpha)
-        return estimators.naive_ols(self.design_matrix[rows], predictions, alpha=self.alpha, names=self.names)
+            return estimators.naive_quantile(predictions, self.target.q, **self._options(rows))
+        return estimators.naive_mean(predictions, **self._options(rows))
+
+    def _options(self, rows: np.ndarray) -> dict[str, Any]:
+        return {"alpha": self.alpha, "sample": self._sample(rows)}
+
+    def _sample(self, rows: np.ndarray) -> Sample:
+        """How ``rows`` (positions) were sampled."""
+        parts = (self.weights, self.strata, self.clusters)
+        weights, strata, clusters = (None if part is None else part[rows] for part in parts)
+        return Sample(weights=weights, strata=strata, clusters=clusters)
 
 
 def _numbers(table: pa.Table, name: str) -> np.ndarray:

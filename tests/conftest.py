@@ -29,7 +29,14 @@ def make_run(tmp_path: Path) -> Callable[..., RunStorage]:
     """
 
     def make(
-        design: str = "crossfit", *, name: str = "tiny", n: int = 120, m: int = 400, folds: int = 2, missing: int = 0
+        design: str = "crossfit",
+        *,
+        name: str = "tiny",
+        n: int = 120,
+        m: int = 400,
+        folds: int = 2,
+        missing: int = 0,
+        sampling: dict[str, pa.Array] | None = None,
     ) -> RunStorage:
         rng = np.random.default_rng(5)
         rows = n + m
@@ -44,6 +51,7 @@ def make_run(tmp_path: Path) -> Callable[..., RunStorage]:
             "zip": pa.array([f"{i % 7:03d}" for i in range(rows)]),
             "region": pa.array([None if i % 50 == 49 else ("north", "south", "east")[i % 3] for i in range(rows)]),
             "urban": pa.array([i % 2 == 0 for i in range(rows)]),
+            **(sampling or {}),
         }
         storage = RunStorage.open(tmp_path / name)
         storage.create()

@@ -134,7 +134,7 @@ def plan_pilots(
     """
     n, largest = len(rows), pilots.sizes[-1]
     validation = validation_rows(pilots, n)
-    drawn = np.random.default_rng([seed, 21]).permutation(n)
+    drawn = rows.shuffled(np.random.default_rng([seed, 21]))
     measure, pool = rows.take(drawn[:validation]), drawn[validation : validation + largest]
     alone = training.model_copy(update={"workers": 1, "cpus_per_worker": 1})  # more workers: the same pilots
     specs = []

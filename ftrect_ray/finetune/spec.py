@@ -11,22 +11,42 @@ from ftrect_ray.study import Model, Training, digest
 
 @dataclass(frozen=True)
 class Rows:
-    """Labelled rows: ``ids`` and ``texts`` of length n, ``answers`` float64 (n,) in the answer's own unit."""
+    """Labelled rows: ``ids`` and ``texts`` of length n, ``answers`` float64 (n,) in the answer's own unit.
+
+    ``clusters`` (n,): the sampling unit of each row; None where every row is one.
+    """
 
     ids: tuple[str, ...]
     texts: tuple[str, ...]
     answers: np.ndarray
+    clusters: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if not len(self.ids) == len(self.texts) == len(self.answers):
             raise ValueError("ids, texts and answers differ in length")
+        if self.clusters is not None and len(self.clusters) != len(self.ids):
+            raise ValueError("ids and clusters differ in length")
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def take(self, rows: np.ndarray) -> Rows:
         """The rows at integer positions ``rows`` (r,)."""
-        return Rows(tuple(self.ids[i] for i in rows), tuple(self.texts[i] for i in rows), self.answers[rows])
+        return Rows(
+            tuple(self.ids[i] for i in rows),
+            tuple(self.texts[i] for i in rows),
+            self.answers[rows],
+            None if self.clusters is None else self.clusters[rows],
+        )
+
+    def shuffled(self, rng: np.random.Generator) -> np.ndarray:
+        """The positions (n,) in random order, those of one cluster side by side."""
+        order = rng.permutation(len(self))
+        if self.clusters is None:
+            return order
+        _, cluster = np.unique(self.clusters[order], return_inverse=True)
+        rank = rng.permutation(cluster.max() + 1)
+        return order[np.argsort(rank[cluster], kind="stable")]
 
 
 @dataclass(frozen=True)

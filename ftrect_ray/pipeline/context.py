@@ -69,9 +69,11 @@ class Run:
     @property
     def labeled(self) -> Rows:
         """The label budget, in the table's order."""
-        part = self.table.filter(pc.is_valid(self.table["label"])).select(["id", "text", "label"])
+        part = self.table.filter(pc.is_valid(self.table["label"]))
         texts = tuple(text or "" for text in part["text"].to_pylist())
-        return Rows(tuple(part["id"].to_pylist()), texts, np.asarray(part["label"].to_numpy(), dtype=np.float64))
+        clusters = np.array(part["cluster"].to_pylist()) if "cluster" in part.column_names else None
+        answers = np.asarray(part["label"].to_numpy(), dtype=np.float64)
+        return Rows(tuple(part["id"].to_pylist()), texts, answers, clusters)
 
     @property
     def labeled_predictions(self) -> np.ndarray | None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ftrect_ray.errors import InputError
+from ftrect_ray.estimators.folds import draw_folds
 from ftrect_ray.finetune.spec import FitSpec, Rows
 from ftrect_ray.ledger import Ledger, Use
 from ftrect_ray.study import Study
@@ -51,14 +52,6 @@ class Decision:
         if self.design == "crossfit":
             return [f"fold-{k}" for k in range(self.folds)]
         return ["split"] if self.design in ("split", "recycle") else []
-
-
-def draw_folds(n: int, folds: int, seed: int) -> np.ndarray:
-    """Fold of each label, int (n,), sizes equal to within one, by simple random sampling."""
-    order = np.random.default_rng([seed, 11]).permutation(n)
-    fold = np.empty(n, dtype=np.int64)
-    fold[order] = np.arange(n) % folds
-    return fold
 
 
 def hold_back_stopping_rows(rows: Rows, fraction: float) -> tuple[Rows, Rows]:
@@ -111,7 +104,7 @@ def _cross_fits(decision: Decision, rows: Rows, study: Study, ledger: Ledger) ->
             where="folds",
             mend="raise 'labels', lower 'folds', or use 'design: classical'",
         )
-    fold = draw_folds(len(rows), decision.folds, study.seed)
+    fold = draw_folds(len(rows), decision.folds, [study.seed, 11], clusters=rows.clusters)
     specs = []
     for k, name in enumerate(decision.model_names):
         order = np.random.default_rng([study.seed, 12, k]).permutation(np.flatnonzero(fold != k))
@@ -131,15 +124,30 @@ def _split_fit(decision: Decision, rows: Rows, study: Study, ledger: Ledger) -> 
     spent = {i for use in PILOT_USES for i in ledger.ids(use)} if decision.selected_by_pilots else set()
     if spent:
         ledger.record(Use.SELECT, name, [i for i in rows.ids if i in spent])
-    order = np.random.default_rng([study.seed, 13]).permutation(len(rows))
+    order = rows.shuffled(np.random.default_rng([study.seed, 13]))
     order = np.array(sorted(order, key=lambda i: rows.ids[i] not in spent))
-    chosen, rest = order[: decision.n_finetune], order[decision.n_finetune :]
+    chosen, rest = _whole_clusters(rows, order, decision.n_finetune)
     own = rows.take(np.random.default_rng([study.seed, 14]).permutation(chosen))
     spec = _charge(name, own, study, ledger, seed=study.seed + 1000)
     ledger.record(Use.RECTIFY, name, rows.take(rest).ids)
     if decision.design == "recycle":
         ledger.record(Use.CLASSICAL, name, own.ids)
     return spec
+
+
+def _whole_clusters(rows: Rows, order: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cut ``order`` after ``size`` rows; rows of a cluster that was cut go with its first part."""
+    chosen, rest = order[:size], order[size:]
+    if rows.clusters is None:
+        return chosen, rest
+    torn = np.isin(rows.clusters[rest], rows.clusters[chosen])
+    if np.count_nonzero(~torn) < SMALLEST_PART:
+        raise InputError(
+            f"a fine-tune on {size} labels touches so many clusters that {np.count_nonzero(~torn)} labels are left",
+            where="data.cluster",
+            mend="use 'design: crossfit', or lower 'finetune_labels'",
+        )
+    return np.concatenate([chosen, rest[torn]]), rest[~torn]
 
 
 def _charge(name: str, own: Rows, study: Study, ledger: Ledger, *, seed: int) -> FitSpec:

@@ -24,7 +24,7 @@ SETTINGS: Mapping[str, tuple[str, ...]] = {
     "allocate": ("design", "folds", "max_finetunes", "finetune_labels", "alpha"),
     "finetune": ("model", "training", "objective"),
     "predict": ("inference",),
-    "rectify": ("target", "alpha"),
+    "rectify": ("target", "population", "alpha"),
     "report": ("study",),
 }
 

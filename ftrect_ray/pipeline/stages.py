@@ -109,9 +109,8 @@ def _truth(study: Study, loaded: LoadedTable) -> dict[str, Any]:
     """The target on all answers of a fully answered table. Only the report sees it."""
     assert loaded.answers is not None
     every = np.asarray(loaded.answers["label"].to_numpy(), dtype=np.float64)
-    value = (
-        Question.of(study.target, study.alpha, loaded.table).classical(every, np.arange(len(every))).to_dict()["value"]
-    )
+    question = Question.of(study.target, study.alpha, loaded.table)
+    value = question.classical(every, np.arange(len(every)), np.arange(0)).to_dict()["value"]
     return {"value": value, "rows": len(every)}
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ftrect_ray.errors import InputError, near_match
-from ftrect_ray.study import Share, Target
+from ftrect_ray.study import TARGETS, Share, Target
 
 Text = Annotated[str, Field(max_length=1000)]
 Number = Annotated[int, Field(ge=-(2**53), le=2**53)] | Annotated[float, Field(allow_inf_nan=False)]
@@ -93,9 +93,7 @@ def _one_per_place(error: ValidationError) -> list[tuple[str, str, str]]:
 
 
 _UNION_BRANCHES = (
-    "mean",
-    "quantile",
-    "ols",
+    *TARGETS,
     "bool",
     "int",
     "float",
@@ -110,5 +108,5 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
     if location[0] == "filter":
         return list(Condition.model_fields)
     if location[0] == "target" and len(location) > 1:
-        return {"mean": ["kind"], "quantile": ["kind", "q"], "ols": ["kind", "features"]}[str(location[1])]
+        return list(TARGETS[str(location[1])].model_fields)
     return list(EstimateRequest.model_fields)

@@ -30,8 +30,8 @@ class LoadedTable:
     ----------
     table : pa.Table
         ``id`` string, ``text`` string (null where it cannot be built), ``label`` float64 (null: not to be
-        known), ``prediction`` float64 if the study names one, then the user's other columns; features are
-        float64.
+        known), ``prediction`` and ``weight`` float64, ``strata`` and ``cluster`` string if the study names
+        them, then the user's other columns; features are float64.
     answers : pa.Table or None
         ``id`` and ``label`` of every row, if the origin answers every row. It is the truth: only an
         evaluation and the truth line of a report may see it.
@@ -114,7 +114,8 @@ def _digest(digests: Sequence[str]) -> str:
 
 def _join(parts: Sequence[Part], data: Data, features: Sequence[str]) -> pa.Table:
     """One table under one schema; the columns that the study uses come first, each once."""
-    used = {*OWN_NAMES, data.text, data.label, data.id, data.prediction, *features}
+    roles = {getattr(data, role) for role in OWN_NAMES}
+    used = {*OWN_NAMES, *roles, *features}
     others = [name for name in dict.fromkeys(n for part in parts for n in part.raw.column_names) if name not in used]
     kinds = {name: _common_type(name, parts) for name in others}
     tables = []

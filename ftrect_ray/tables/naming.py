@@ -23,7 +23,7 @@ from ftrect_ray.tables.columns import (
 )
 from ftrect_ray.tables.wording import count, missing_column, show_rows
 
-OWN_NAMES = ("id", "text", "label", "prediction")
+OWN_NAMES = ("id", "text", "label", "prediction", "weight", "strata", "cluster")
 Kind = Literal["all", "labeled", "unlabeled"]
 Maker = Callable[[pa.ChunkedArray, str, str], tuple[pa.ChunkedArray, list[InputError]]]
 
@@ -41,7 +41,7 @@ class Part:
     kind : {"all", "labeled", "unlabeled"}
         Which rows have an answer: some or all; every one; none.
     columns : dict of pa.ChunkedArray
-        ``id``, ``text``, ``label``, ``prediction`` and the features, as far as they could be made.
+        The own ones (``id``, ``text``, ``label``, …) and the features, as far as they could be made.
     problems : tuple of InputError
         What stood in the way.
     """
@@ -61,6 +61,9 @@ def conflicts(data: Data, features: Sequence[str]) -> list[InputError]:
         "data.prompt": fields,
         "data.id": [data.id],
         "data.prediction": [data.prediction],
+        "data.weight": [data.weight],
+        "data.strata": [data.strata],
+        "data.cluster": [data.cluster],
         "target.features": features,
     }
     problems = [
@@ -104,6 +107,9 @@ def make_part(raw: pa.Table, where: str, kind: Kind, data: Data, features: Seque
         columns["label"] = make("data.label", data.label, partial(_answers, kind=kind, scale=data.scale))
     if data.prediction is not None:
         columns["prediction"] = make("data.prediction", data.prediction, numbers)
+    for role, maker in (("weight", _weights), ("strata", _groups), ("cluster", _groups)):
+        if (name := getattr(data, role)) is not None:
+            columns[role] = make(f"data.{role}", name, maker)
     for name in features:
         columns[name] = make("target.features", name, complete_numbers)
     if raw.num_rows == 0:
@@ -118,6 +124,28 @@ def _missing(name: str, role: str, names: Sequence[str], where: str) -> InputErr
     if role == "data.id":
         return InputError(error.what, where=where, mend=f"{error.mend}, or set 'data.id: null' to number the rows")
     return error
+
+
+def _weights(column: pa.ChunkedArray, name: str, where: str) -> tuple[pa.ChunkedArray, list[InputError]]:
+    """Survey weights: a number in every row, never negative."""
+    values, problems = complete_numbers(column, name, where)
+    negative = positions(pc.less(values, 0))
+    if len(negative):
+        rows = f"{count(len(negative), 'row')}: {show_rows(negative, values)}"
+        problems.append(InputError(f"the weight {name!r} is negative in {rows}", where=where, mend="mend the weights"))
+    return values, problems
+
+
+def _groups(column: pa.ChunkedArray, name: str, where: str) -> tuple[pa.ChunkedArray, list[InputError]]:
+    """Strata or clusters: a name in every row."""
+    names, problems = as_text(column, name, where)
+    missing = positions(pc.equal(pc.fill_null(names, ""), ""))
+    if len(missing) and not problems:
+        rows = f"{count(len(missing), 'row')}: {show_rows(missing)}"
+        problems.append(
+            InputError(f"column {name!r} is empty in {rows}", where=where, mend="give these rows a group of their own")
+        )
+    return names, problems
 
 
 def _answers(

@@ -8,7 +8,7 @@ import pytest
 from ftrect_ray.errors import InputError
 from ftrect_ray.finetune.spec import Rows
 from ftrect_ray.ledger import Ledger, Use
-from ftrect_ray.pipeline.design import Decision, draw_folds, plan_fits
+from ftrect_ray.pipeline.design import Decision, plan_fits
 from ftrect_ray.study_file import parse_study
 
 STUDY = parse_study("study: a\ndata: {source: vader, text: text, label: rating}")
@@ -33,11 +33,42 @@ def test_cross_fitting_rectifies_every_label_once_and_never_with_a_model_that_sa
         assert len(spec.stop) == round(0.1 * len(own))
 
 
-def test_folds_are_even_random_and_reproducible() -> None:
-    fold = draw_folds(601, 3, seed=7)
-    assert sorted(np.bincount(fold)) == [200, 200, 201]
-    assert np.array_equal(fold, draw_folds(601, 3, seed=7))
-    assert not np.array_equal(fold, draw_folds(601, 3, seed=8))
+def clustered(n: int, size: int) -> Rows:
+    plain = rows(n)
+    return Rows(plain.ids, plain.texts, plain.answers, np.arange(n) // size)
+
+
+def cluster_of(name: str, size: int) -> int:
+    return int(name[1:]) // size
+
+
+@pytest.mark.parametrize("size", [2, 7])
+def test_cross_fitting_keeps_clusters_whole(size: int) -> None:
+    budget = clustered(120, size)
+    ledger = Ledger(budget.ids)
+    specs = plan_fits(Decision("crossfit", folds=3), budget, STUDY, ledger)
+    for spec in specs:
+        seen = {cluster_of(i, size) for i in (*spec.train.ids, *spec.stop.ids)}
+        rectified = {cluster_of(i, size) for i in ledger.ids(Use.RECTIFY, spec.name)}
+        assert not seen & rectified
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_a_split_keeps_clusters_whole(size: int) -> None:
+    budget = clustered(120, size)
+    ledger = Ledger(budget.ids)
+    (spec,) = plan_fits(Decision("split", n_finetune=41), budget, STUDY, ledger)
+    trained, rectified = {*spec.train.ids, *spec.stop.ids}, set(ledger.ids(Use.RECTIFY, "split"))
+    assert trained | rectified == set(budget.ids)
+    assert len(trained) == (41 if size == 1 else 44)
+    assert not {cluster_of(i, size) for i in trained} & {cluster_of(i, size) for i in rectified}
+
+
+def test_a_split_that_touches_every_cluster_is_refused() -> None:
+    budget = clustered(120, 60)
+    message = "a fine-tune on 70 labels touches so many clusters that 0 labels are left"
+    with pytest.raises(InputError, match=message):
+        plan_fits(Decision("split", n_finetune=70), budget, STUDY, Ledger(budget.ids))
 
 
 @pytest.mark.parametrize("design", ["split", "recycle"])

@@ -152,7 +152,7 @@ BAD_VALUES: dict[str, tuple[str, str]] = {
     ),
     "same feature twice": (
         '{"target": {"kind": "ols", "features": ["age", "age"]}}',
-        "X'X is singular: drop column 'age'",
+        "target.features: a feature may be named once; got ['age', 'age']",
     ),
     "filter is no list": ('{"filter": {"column": "age"}}', "filter: input should be a valid list"),
     "incomplete": ('{"filter": [{"column": "age", "op": "eq"}]}', "filter.0.value: field required"),
