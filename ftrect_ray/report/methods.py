@@ -102,7 +102,7 @@ def _fine_tune(inputs: ReportInputs) -> str:
 def _estimator(inputs: ReportInputs) -> list[str]:
     confidence = words.level(inputs.estimate["alpha"])
     if inputs.design == "classical":
-        return [f"The estimate uses the answers alone; its {confidence} interval is the normal approximation."]
+        return [f"The estimate uses the answers alone; its {confidence} interval rests on their own variance."]
     lam = inputs.estimate.get("lam")
     tuned = f"; power tuning λ = {words.fixed(lam, 2)}" if words.is_number(lam) else ""
     source = "predictions made beforehand" if inputs.design == "rectify-only" else "the predictions"
@@ -114,8 +114,8 @@ def _estimator(inputs: ReportInputs) -> list[str]:
     if inputs.design == "recycle":
         text.append("It was combined by inverse variance with the estimate from the fine-tuning answers alone.")
     text.append(
-        f"The {confidence} interval is the normal approximation with the plug-in variance; no answer both shaped a "
-        "model and rectified it."
+        f"The {confidence} interval takes the t quantile and the plug-in variance; no answer both shaped a model and "
+        "rectified it."
     )
     return text
 

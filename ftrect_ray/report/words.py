@@ -19,6 +19,8 @@ DESIGNS = {
     "recycle": "one fine-tune, its labels recycled",
 }
 
+REGRESSIONS = {"ols": "linear", "logistic": "logistic", "poisson": "Poisson"}
+
 USES = {
     "finetune": "trains",
     "early_stop": "chooses the epoch",
@@ -143,8 +145,8 @@ def target(kind: Mapping[str, Any], label: str) -> str:
     """
     if kind["kind"] == "quantile":
         return f"median {label}" if kind["q"] == 0.5 else f"{100 * kind['q']:g}% quantile of {label}"
-    if kind["kind"] == "ols":
-        return f"linear regression of {label} on {', '.join(kind['features'])}"
+    if kind["kind"] in REGRESSIONS:
+        return f"{REGRESSIONS[kind['kind']]} regression of {label} on {', '.join(kind['features'])}"
     return f"mean {label}"
 
 

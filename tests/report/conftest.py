@@ -82,7 +82,26 @@ ESTIMATE = {
         "residual_variance": 1.32,
         "prediction_errors": 3,
         "models": [{"name": "fold-0", "r2": 0.498}, {"name": "fold-1", "r2": 0.527}],
-        "warnings": [],
+        "state": "WARN",
+        "checks": [
+            {
+                "name": "r2",
+                "state": "PASS",
+                "value": 0.512,
+                "margin": "at least 0",
+                "text": "R² is 0.51",
+                "remedy": "-",
+            },
+            {
+                "name": "influence",
+                "state": "WARN",
+                "value": 0.3,
+                "margin": "at most 25 %",
+                "text": "labelled row 7 alone carries 30 % of the variance",
+                "remedy": "look at that row",
+            },
+        ],
+        "warnings": ["labelled row 7 alone carries 30 % of the variance"],
     },
 }
 

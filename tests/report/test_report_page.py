@@ -249,7 +249,8 @@ def test_no_nan_ever_reaches_the_reader(make_inputs: Make) -> None:
     nan = float("nan")
     base = make_inputs()
     estimate = {**base.estimate, "effective_n": None, "lam": None, "interval_ratio": nan, "naive": None}
-    estimate["diagnostics"] = dict.fromkeys(base.estimate["diagnostics"], nan) | {"warnings": None}
+    estimate["diagnostics"] = dict.fromkeys(base.estimate["diagnostics"], nan) | {"warnings": None, "models": None}
+    estimate["diagnostics"]["checks"] = [{**base.estimate["diagnostics"]["checks"][0], "value": nan}]
     pilots = [{**row, "residual_variance": nan, "seconds": nan, "best_epoch": None} for row in base.pilots[:1]] + list(
         base.pilots[1:]
     )
