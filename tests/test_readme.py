@@ -55,10 +55,13 @@ def test_every_command_has_the_options_that_are_shown() -> None:
 def test_the_commands_without_a_model_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
-    rows = ["respondent,comment,trust,gpt_rating"]
+    rows = ["respondent,comment,trust,gpt_rating,region,household,w,age,income"]
     for i in range(600):
         trust = rng.integers(1, 11)
-        rows.append(f"p{i},comment {i},{trust if i < 400 else ''},{trust + rng.normal():.2f}")
+        answer, predicted = trust if i < 400 else "", trust + rng.normal()
+        survey = f"{'north' if i % 3 else 'south'},h{i // 2},{rng.uniform(0.5, 2):.2f}"
+        person = f"{rng.integers(18, 80)},{rng.lognormal(10):.0f}"
+        rows.append(f"p{i},comment {i},{answer},{predicted:.2f},{survey},{person}")
     (tmp_path / "answers.csv").write_text("\n".join(rows) + "\n")
     (tmp_path / "mine.yaml").write_text(blocks("yaml")[0])
     assert main(["validate", "mine.yaml"]) == 0
