@@ -9,7 +9,7 @@ UNIT   := OMP_NUM_THREADS=1 $(BIN)/pytest -m "not ray and not slow" -n auto
 export RAY_USAGE_STATS_ENABLED ?= 0
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help demo test unit lint type bench clean
+.PHONY: help demo test unit lint type bench coverage speed mutation clean
 help:            ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -35,6 +35,16 @@ type: $(STAMP)   ## mypy
 
 bench: $(STAMP)  ## the default study under ten seeds: coverage and length of the intervals (an hour on two cores)
 	$(BIN)/python benchmarks/ten_seeds.py --output benchmarks/results
+
+coverage: $(STAMP)  ## coverage of every target and design (hours; the same command continues)
+	$(BIN)/python benchmarks/coverage/run.py --output benchmarks/results
+
+speed: $(STAMP)  ## speed and memory of the estimators beside ppi_py and NumPy (ten minutes, on a quiet machine)
+	$(BIN)/python benchmarks/estimators/side_by_side.py --output benchmarks/results
+
+mutation: $(STAMP)  ## would the estimators' tests notice a mistake? (over an hour; the same command continues)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[mutation]'
+	$(BIN)/python benchmarks/mutation/mutate.py --output benchmarks/results --sample 800 --leave-out test_coverage.py
 
 clean:           ## remove what `make` built; runs/ stays
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from ftrect_ray.errors import InputError
 from ftrect_ray.estimators.combination import combined, variance, variance_without_model
 from ftrect_ray.estimators.diagnostics import numbers_of
-from ftrect_ray.estimators.result import Estimate
+from ftrect_ray.estimators.result import Estimate, Number
 from ftrect_ray.estimators.settings import Alternative, Settings
 
 AGREED = ("target", "names", "alpha", "alternative", "null")
@@ -23,8 +24,12 @@ def recycle(classical: Estimate, rectified: Estimate) -> Estimate:
     1/(1/Var_classical + 1/Var_rectified), degrees of freedom by Satterthwaite. Coefficients are combined one by one,
     and their intervals hold one by one.
 
-    Where one of the variances is 0 (constant answers), inverse variance would give that part all the weight; both
-    parts are then weighted by their numbers of labels, with a warning.
+    Var_classical is v/s, with the variance v of one label pooled over both parts. Where few labels have skewed or rare
+    answers, a part's own variance goes with its own value, and weights made of it are biased: of a rare event (5 % of
+    200 labels, 60 of them fine-tuning) a nominal 95 % interval then holds 90 %, with the pooled one 92.5 %.
+
+    Where one of the variances is 0 all the same, inverse variance would give that part all the weight; both parts are
+    then weighted by their numbers of labels, with a warning.
 
     Parameters
     ----------
@@ -49,7 +54,7 @@ def recycle(classical: Estimate, rectified: Estimate) -> Estimate:
     >>> rectified = mean([2.0, 3.0, 5.0], [2.0, 3.0, 4.0], [2.0, 4.0, 3.0, 3.0, 4.0], lam=1.0)
     >>> est = recycle(classical_mean([1.0, 3.0, 5.0]), rectified)
     >>> round(est.value, 4), round(est.std_error, 4), round(est.df, 2)
-    (3.4488, 0.4597, 7.3)
+    (3.4308, 0.4504, 7.52)
     """
     for field in AGREED:
         if not np.array_equal(getattr(classical, field), getattr(rectified, field)):
@@ -63,18 +68,24 @@ def recycle(classical: Estimate, rectified: Estimate) -> Estimate:
         raise InputError("a bootstrap interval cannot be recycled.", mend="drop 'bootstrap' from both parts")
     if classical.effective_n is None or rectified.effective_n is None:
         raise InputError("the model alone cannot be recycled.", mend="give a classical and a rectified estimate")
-    var_classical, var_rectified = variance(classical), variance(rectified)
+    n, one_label = classical.n + rectified.n, variance_without_model(rectified) * rectified.n
+    pooled = (variance(classical) * classical.n**2 + one_label * rectified.n) / n
+    var_classical, var_rectified = pooled / classical.n, variance(rectified)
     known = (var_classical > 0) & (var_rectified > 0)
-    share = np.full_like(var_classical, classical.n / (classical.n + rectified.n))
+    share = np.full_like(var_classical, classical.n / n)
     share[known] = var_rectified[known] / (var_classical + var_rectified)[known]
     notes = () if known.all() else ("one part has variance 0: the parts are weighted by their numbers of labels",)
     return combined(
-        {"classical": classical, "rectified": rectified},
+        {"classical": replace(classical, std_error=_shaped(np.sqrt(var_classical), classical)), "rectified": rectified},
         (share, 1 - share),
         Settings(alpha=rectified.alpha, alternative=cast(Alternative, rectified.alternative), null=rectified.null),
         target=rectified.target,
         lam=rectified.lam,
-        classical_variance=variance_without_model(rectified) * rectified.n / (classical.n + rectified.n),
+        classical_variance=one_label / n,
         notes=notes,
         numbers=numbers_of(rectified.diagnostics),
     )
+
+
+def _shaped(errors: np.ndarray, like: Estimate) -> Number:
+    return float(errors[0]) if like.names is None else errors

@@ -29,17 +29,24 @@ def parts(seed=0, s=40, r=60, m=500, **options):
     return classical_mean(Y[:s], **options), mean(Y[s : s + r], f[s : s + r], f[s + r :], **options)
 
 
+def pooled(classical, rectified):
+    """Standard error of the classical part with the variance of one label pooled over both."""
+    s, r = classical.n, rectified.n
+    one_label = s * classical.std_error**2, rectified.effective_n * rectified.std_error**2
+    return np.sqrt((s * one_label[0] + r * one_label[1]) / (s + r) / s)
+
+
 @quick
 @given(st.integers(0, 10**6))
 def test_weights_are_inverse_variances(seed):
     classical, rectified = parts(seed)
     combined = recycle(classical, rectified)
-    w1, w2 = classical.std_error**-2, rectified.std_error**-2
+    w1, w2 = pooled(classical, rectified) ** -2, rectified.std_error**-2
     assert combined.value == pytest.approx((w1 * classical.value + w2 * rectified.value) / (w1 + w2))
     assert combined.std_error == pytest.approx((w1 + w2) ** -0.5)
     assert (combined.n, combined.m) == (100, 500)
     assert combined.lam == rectified.lam
-    assert combined.std_error < min(classical.std_error, rectified.std_error)
+    assert combined.std_error < min(pooled(classical, rectified), rectified.std_error)
     one_label = rectified.effective_n * rectified.std_error**2
     assert combined.effective_n == pytest.approx(one_label / combined.std_error**2)
     assert isinstance(combined.value, float)
@@ -49,7 +56,7 @@ def test_weights_are_inverse_variances(seed):
 def test_interval_and_test_by_hand(alternative):
     classical, rectified = parts(1, s=8, alternative=alternative, null=2.5, alpha=0.1)
     combined = recycle(classical, rectified)
-    v1, v2 = classical.std_error**2, rectified.std_error**2
+    v1, v2 = pooled(classical, rectified) ** 2, rectified.std_error**2
     a, b = (v2 / (v1 + v2)) ** 2 * v1, (v1 / (v1 + v2)) ** 2 * v2
     df = (a + b) ** 2 / (a**2 / 7 + b**2 / rectified.df)
     t = stats.t(df)
@@ -86,7 +93,7 @@ def test_coefficients_one_by_one():
     classical = classical_ols(X[:50], Y[:50], names=["one", "x"])
     rectified = ols(X[50:100], Y[50:100], f[50:100], X[100:], f[100:], names=["one", "x"])
     combined = recycle(classical, rectified)
-    weights = np.array([classical.std_error**-2, rectified.std_error**-2])
+    weights = np.array([pooled(classical, rectified) ** -2, rectified.std_error**-2])
     np.testing.assert_allclose(combined.std_error, weights.sum(axis=0) ** -0.5)
     values = np.array([classical.value, rectified.value])
     np.testing.assert_allclose(combined.value, np.average(values, axis=0, weights=weights))
@@ -101,7 +108,8 @@ def test_a_coefficient_without_variance_does_not_change_the_others():
     classical = classical_proportions(["a", "b", "b", "a"], categories=names)
     rectified = proportions(Y, f, unlabeled, categories=names, lam=0.5)
     combined = recycle(classical, rectified)
-    weights = np.array([classical.std_error, rectified.std_error])[:, :2] ** -2
+    with np.errstate(invalid="ignore"):
+        weights = np.array([pooled(classical, rectified), rectified.std_error])[:, :2] ** -2
     values = np.array([classical.value, rectified.value])[:, :2]
     np.testing.assert_allclose(combined.value[:2], np.average(values, axis=0, weights=weights))
     assert (combined.value[2], combined.std_error[2]) == (0, 0)
@@ -109,16 +117,30 @@ def test_a_coefficient_without_variance_does_not_change_the_others():
 
 
 def test_constant_answers_in_one_part_do_not_take_all_the_weight():
-    _, rectified = parts()
-    combined = recycle(classical_mean(np.full(40, 1.0)), rectified)
-    assert combined.value == pytest.approx(0.4 * 1.0 + 0.6 * rectified.value)
-    assert combined.std_error == pytest.approx(0.6 * rectified.std_error)
-    assert combined.df == pytest.approx(rectified.df)
-    assert combined.warnings[0] == UNWEIGHTED
-    classical, _ = parts()
+    classical, rectified = parts()
+    constant = classical_mean(np.full(40, 1.0))
+    combined = recycle(constant, rectified)
+    w1, w2 = pooled(constant, rectified) ** -2, rectified.std_error**-2
+    assert combined.value == pytest.approx((w1 * 1.0 + w2 * rectified.value) / (w1 + w2))
+    assert UNWEIGHTED not in combined.warnings
+    still = recycle(constant, mean(np.full(60, 2.0), np.full(60, 2.0), np.ones(100)))
+    assert (still.value, still.std_error) == (pytest.approx(1.6), 0)
+    assert still.warnings[0] == UNWEIGHTED
     combined = recycle(classical, mean(np.ones(60), np.ones(60), np.ones(100)))
     assert combined.value == pytest.approx(0.4 * classical.value + 0.6)
     assert UNWEIGHTED not in recycle(*parts()).warnings
+
+
+def test_rare_answers_cover_better_than_by_each_parts_own_variance():
+    """5 % of 200 labels, 60 of them fine-tuning: Wald intervals hold 92.5 %, by the parts' own variances 90 %."""
+    rng = np.random.default_rng(7)
+    hits, repetitions = 0, 1500
+    for _ in range(repetitions):
+        Y, noise = (rng.random(2200) < 0.05).astype(float), rng.normal(0, 0.2, 2200)
+        rectified = mean(Y[60:200], (Y + noise)[60:200], (Y + noise)[200:])
+        low, high = recycle(classical_mean(Y[:60]), rectified).interval
+        hits += low <= 0.05 <= high
+    assert hits / repetitions > 0.91
 
 
 def test_diagnostics_stand_side_by_side():
