@@ -115,7 +115,7 @@ def explained(cell: dict[str, Any]) -> str:
     ):
         reasons.append("the classical interval misses as well")
     if cell["z"] < 0:
-        reasons.append(f"the coverage check warned of it in {100 * cell['foreseen']:.0f} % of the runs")
+        reasons.append(f"the library warned of it in {100 * cell['foreseen']:.0f} % of the runs")
     if cell["no_interval"]:
         reasons.append(f"{100 * cell['no_interval']:.1f} % gave no interval")
     return "; ".join(reasons)
@@ -162,7 +162,7 @@ def _overview(cells: list[dict[str, Any]]) -> list[str]:
     inside = sum(not cell["outside"] for cell in judged)
     silent = [cell for cell in judged if cell["outside"] and cell["z"] < 0 and cell["foreseen"] < 0.5]
     lines = [
-        f"Inside at n ≥ {JUDGED_FROM}: {inside} of {len(judged)} cells. Covering too little, and the coverage check "
+        f"Inside at n ≥ {JUDGED_FROM}: {inside} of {len(judged)} cells. Covering too little, and the library "
         f"warned in fewer than half of the runs: {len(silent)}.",
         "",
         f"| target | design | cells, n ≥ {JUDGED_FROM} | inside | lowest | highest | length / classical, good |",
@@ -225,7 +225,7 @@ def _details(cells: list[dict[str, Any]]) -> list[str]:
     lines = [
         "## All cells",
         "",
-        "Coverage in %, length / classical, share of the runs in which the coverage check did not pass; bold: outside.",
+        "Coverage in %, length / classical, share of the runs in which the library warned of it; bold: outside.",
         "",
     ]
     for target in dict.fromkeys(cell["target"] for cell in cells):

@@ -15,6 +15,7 @@ state stands beside it, with what can be done about it.
 | balance | mean prediction, labelled less unlabelled | above 0.1 sd and 3 standard errors | 0.25 and 5 |
 | weights | effective labels (Kish) over n | below 50 % | below 10 % |
 | influence | largest row's part of the variance, n ≥ 30 | above 25 % | above 50 % |
+| rare | labels with the rarer of two answers, where it is less than a fifth | below 100 | below 5 |
 | coverage | points below the level that skewness costs | above 1 | above 5 |
 """
 
@@ -35,7 +36,7 @@ State = Literal["PASS", "WARN", "REFUSE"]
 NUMBERS = ("calibration_slope", "r2", "variance_prediction", "residual_variance")
 """What diagnostics say of the model."""
 
-ABOUT_ANSWERS = ("labels", "variation", "answered", "weights", "influence", "coverage")
+ABOUT_ANSWERS = ("labels", "variation", "answered", "weights", "rare", "influence", "coverage")
 """Checks that mean something without a model."""
 
 FEW_LABELS = 30
@@ -46,6 +47,8 @@ IMBALANCE = ((0.1, 3.0), (0.25, 5.0))
 KISH_SHARE = (0.5, 0.1)
 LARGEST_SHARE = (0.25, 0.5)
 SHORTFALL = (0.01, 0.05)
+RARE_SHARE = 0.2
+RARE_LABELS = (100, 5)
 
 
 @dataclass(frozen=True)
@@ -151,7 +154,7 @@ def compare(facts: Facts, accuracy: Accuracy, notes: tuple[str, ...] = ()) -> di
     if accuracy.used:
         checks += [*_texts(n, facts.m), *_balance(facts, accuracy)]
     units = _units(facts)
-    checks += [*_weights(facts.labeled.weights), *_largest(units)]
+    checks += [*_weights(facts.labeled.weights), *_rare(Y), *_largest(units)]
     checks += _coverage(units.values, accuracy.error, accuracy.alpha)
     return document(checks, notes, (slope, r2, prediction, residual))
 
@@ -297,6 +300,25 @@ def _weights(weights: np.ndarray) -> Iterator[Check]:
     state = _graded(kish / len(weights), KISH_SHARE, below=True)
     text = f"the weights leave {kish:.0f} of {len(weights)} labels' worth of information (Kish)"
     yield Check("weights", state, kish, f"at least {KISH_SHARE[0]:g} of the labels", text, "trim or rake the weights")
+
+
+def _rare(Y: np.ndarray) -> Iterator[Check]:
+    """Counts of a rare answer are lumpy: a t interval then holds less than even its skewness lets expect.
+
+    Brown, Cai & DasGupta (2001, Interval Estimation for a Binomial Proportion).
+    """
+    n, low, high = len(Y), Y.min(axis=0), Y.max(axis=0)
+    at_low, at_high = np.sum(low == Y, axis=0), np.sum(high == Y, axis=0)
+    binary = (low < high) & (at_low + at_high == n)
+    if not binary.any():
+        return
+    fewest = int(np.minimum(at_low, at_high)[binary].min())
+    state = _graded(fewest, RARE_LABELS, below=True) if fewest < RARE_SHARE * n else "PASS"
+    text = f"{fewest} of {n} labels have the rarer answer"
+    if state != "PASS":
+        text = f"only {text}: the interval holds somewhat less often than it says"
+    margin = f"at least {RARE_LABELS[0]}, or {100 * RARE_SHARE:g} % of the labels"
+    yield Check("rare", state, fewest, margin, text, "label more rows, or those where the answer is likely to be rare")
 
 
 @dataclass(frozen=True, eq=False)

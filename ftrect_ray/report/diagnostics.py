@@ -37,6 +37,7 @@ TITLES: dict[str, tuple[str, Callable[[float], str]]] = {
     "balance": ("Labelled against unlabelled texts", lambda value: f"{words.fixed(value, 2)} sd"),
     "weights": ("Weights", words.count),
     "influence": ("Largest single answer", words.percent),
+    "rare": ("Rarer answer", words.count),
     "coverage": ("Expected coverage", lambda value: words.percent(value, 1)),
 }
 

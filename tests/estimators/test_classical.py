@@ -88,7 +88,7 @@ def test_diagnostics_speak_of_answers_only(target):
     classical, rectified = CASES[target]
     found, full = classical(sample=WEIGHTS), rectified(lam=0.0, sample=WEIGHTS)
     names = [check["name"] for check in found.diagnostics["checks"]]
-    assert set(names) <= {"labels", "variation", "answered", "weights", "influence", "coverage"}
+    assert set(names) <= {"labels", "variation", "answered", "weights", "rare", "influence", "coverage"}
     assert {"labels", "variation", "weights"} <= set(names)
     expected = [check for check in full.diagnostics["checks"] if check["name"] in names]
     for one, two in zip(found.diagnostics["checks"], expected, strict=True):

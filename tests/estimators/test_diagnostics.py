@@ -404,3 +404,33 @@ def test_the_largest_cluster_is_named():
     check = found("influence", mean(Y, Y, np.zeros(0), lam=0.0, sample=Sample(clusters=clusters)))
     assert check["state"] == "REFUSE"
     assert check["text"].startswith("cluster 'school 7' alone carries 9")
+
+
+@pytest.mark.parametrize(
+    ("ones", "n", "state"),
+    [(4, 400, "REFUSE"), (5, 400, "WARN"), (99, 600, "WARN"), (100, 600, "PASS"), (40, 200, "PASS")],
+)
+@pytest.mark.parametrize("flip", [False, True])
+def test_rare_answers(ones, n, state, flip):
+    Y = np.zeros(n)
+    Y[:ones] = 7.5
+    Y = 7.5 - Y if flip else Y
+    check = found("rare", mean(Y, Y, np.zeros(0), lam=0.0))
+    assert (check["state"], check["value"]) == (state, ones)
+    assert check["margin"] == "at least 100, or 20 % of the labels"
+    if state == "PASS":
+        assert check["text"] == f"{ones} of {n} labels have the rarer answer"
+    else:
+        sentence = (
+            f"only {ones} of {n} labels have the rarer answer: the interval holds somewhat less often than it says"
+        )
+        assert check["text"] == sentence
+
+
+def test_only_two_valued_answers_can_be_rare():
+    Y = np.zeros(300)
+    Y[:3] = [1, 2, 3]
+    names = [check["name"] for check in mean(Y, Y, np.zeros(0), lam=0.0).diagnostics["checks"]]
+    assert "rare" not in names
+    constant = mean(np.ones(40), np.ones(40), np.zeros(0), lam=0.0)
+    assert "rare" not in [check["name"] for check in constant.diagnostics["checks"]]
