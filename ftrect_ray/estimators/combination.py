@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from ftrect_ray.estimators.checks import Check
 from ftrect_ray.estimators.conclusion import effective_labels, interval_and_test, satterthwaite
-from ftrect_ray.estimators.diagnostics import Check, checks_of, document, notes_of
+from ftrect_ray.estimators.diagnostics import checks_of, document, notes_of
 from ftrect_ray.estimators.result import Estimate, Number
 from ftrect_ray.estimators.settings import Settings
 

@@ -12,7 +12,8 @@ from numpy.typing import ArrayLike
 from ftrect_ray.errors import InputError
 from ftrect_ray.estimators.blocks import Block, Blocks, InMemory
 from ftrect_ray.estimators.categories import as_given, categorical, categories_of, indicators, positions
-from ftrect_ray.estimators.diagnostics import Check, noted
+from ftrect_ray.estimators.checks import Check
+from ftrect_ray.estimators.diagnostics import noted
 from ftrect_ray.estimators.labeled import Labeled, assembled
 from ftrect_ray.estimators.means import MeanSums, means_from_sums
 from ftrect_ray.estimators.resampling import estimated

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ftrect_ray.estimators.diagnostics import OUTSIDE_SHARE
+from ftrect_ray.estimators.checks import OUTSIDE_SHARE
 from ftrect_ray.report import words
 from ftrect_ray.report.inputs import Json, ReportInputs
 

@@ -4,10 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from ftrect_ray.estimators.checks import FEW_LABELS, OUTSIDE_SHARE, SLOPE_MARGIN
 from ftrect_ray.estimators.diagnostics import (
-    FEW_LABELS,
-    OUTSIDE_SHARE,
-    SLOPE_MARGIN,
     Accuracy,
     Facts,
     compare,
