@@ -6,7 +6,7 @@
 
 The code and its tests are copied to a scratch folder named after their contents; a killed run continues there, and
 changed code or tests start a new one. A mutant meets the tests that reach its function, the fastest first, until one
-fails. The sample is seeded and stratified: each module's share of the mutants, at least ten of each. mutmut does
+fails. The sample is seeded and stratified: each module's share of the mutants, at least six of each. mutmut does
 not change properties and other decorated functions. Writes ``mutation.json`` and ``mutation.md``, with every survivor.
 """
 
@@ -28,7 +28,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = "ftrect_ray.estimators"
-LEAST = 10
+LEAST = 6
 """Mutants of each module at least, where it has as many."""
 
 GOAL = 0.85
