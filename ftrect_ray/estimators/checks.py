@@ -77,7 +77,7 @@ def few_labels(n: int) -> Iterator[Check]:
 
 def variation(Y: np.ndarray) -> Iterator[Check]:
     """Answers (n, d) that are all equal say nothing about others."""
-    variances = np.diag(Moments.of(Y).covariance())
+    variances = np.diag(Moments.of(Y).covariance()) / len(Y)
     constant = bool((variances == 0).all())
     text = "the labels vary"
     if constant:

@@ -432,3 +432,8 @@ def test_only_two_valued_answers_can_be_rare():
     assert "rare" not in names
     constant = mean(np.ones(40), np.ones(40), np.zeros(0), lam=0.0)
     assert "rare" not in [check["name"] for check in constant.diagnostics["checks"]]
+
+
+def test_the_variation_is_the_variance():
+    Y = np.array([1.0, 2.0, 4.0, 9.0])
+    assert found("variation", mean(Y, Y, np.zeros(0), lam=0.0))["value"] == pytest.approx(np.var(Y, ddof=1))
