@@ -437,3 +437,11 @@ def test_only_two_valued_answers_can_be_rare():
 def test_the_variation_is_the_variance():
     Y = np.array([1.0, 2.0, 4.0, 9.0])
     assert found("variation", mean(Y, Y, np.zeros(0), lam=0.0))["value"] == pytest.approx(np.var(Y, ddof=1))
+
+
+def test_checks_and_warnings_serialise():
+    estimate = mean(np.arange(40.0), np.ones(40), np.ones(90))
+    told = estimate.to_dict()["diagnostics"]
+    assert told["checks"] == estimate.diagnostics["checks"]
+    assert told["warnings"] == estimate.warnings
+    assert found("collapse", estimate)["value"] == 0.0

@@ -13,8 +13,11 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats
 
 from ftrect_ray.errors import InputError, StatisticalRefusal
+from ftrect_ray.estimators.labeled import checked
 from ftrect_ray.estimators.mean import mean
+from ftrect_ray.estimators.means import MeanSums, means_from_sums, rectified_means
 from ftrect_ray.estimators.samples import Sample
+from ftrect_ray.estimators.settings import Settings
 
 with python_warnings.catch_warnings():
     python_warnings.simplefilter("ignore")
@@ -662,3 +665,17 @@ def test_infinite_worth_serialises_as_null():
     estimate = mean([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], [2.0, 2.0, 2.0], lam=1.0)
     assert estimate.effective_n == np.inf
     assert estimate.to_dict()["effective_n"] is None
+
+
+@pytest.mark.parametrize("sample", [None, Sample(weights=np.linspace(1, 2, 7))])
+def test_rows_may_come_one_by_one(sample):
+    """Blocks of a single row say the same as one block."""
+    rng = np.random.default_rng(3)
+    labeled, whole = checked(
+        rng.normal(size=9), rng.normal(size=9), rng.normal(size=7), Settings(sample_unlabeled=sample)
+    )
+    rows = [MeanSums.of(whole.whole.rows(slice(i, i + 1))) for i in range(7)]
+    merged = rows[0]
+    for row in rows[1:]:
+        merged = merged.merge(row)
+    same(means_from_sums(labeled, merged, Settings()), rectified_means(labeled, whole, Settings()), 1e-12)
