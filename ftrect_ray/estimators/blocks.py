@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -46,6 +46,30 @@ class Block:
         """Some of the rows, in the given order; a slice copies nothing."""
         parts = (self.X, self.weights, self.strata, self.clusters)
         return Block(self.F[which], *(None if part is None else part[which] for part in parts))
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """Blocks of rows that are held in memory; merged without copying."""
+
+    parts: tuple[Block, ...]
+
+    @classmethod
+    def of(cls, block: Block) -> Kept:
+        """One block."""
+        return cls((block,))
+
+    def merge(self, other: Kept) -> Kept:
+        """The blocks of both."""
+        return Kept(self.parts + other.parts)
+
+    def joined(self) -> Block:
+        """All rows."""
+        columns = [[getattr(part, field.name) for part in self.parts] for field in fields(Block)[1:]]
+        return Block(
+            np.concatenate([part.F for part in self.parts]),
+            *(None if column[0] is None else np.concatenate(column) for column in columns),
+        )
 
 
 class Blocks(Protocol):

@@ -120,7 +120,7 @@ def points_within(
     firsts, edges = np.flatnonzero(steps == 1), np.concatenate([[-np.inf], imputed.knots, [np.inf]])
     runs = np.column_stack([edges[firsts], edges[np.flatnonzero(steps == -1)]])
     within = partial(rows_within, runs=runs)
-    block = (unlabeled.fold(within) if own is None else unlabeled.fold(within).merge(within(own))).rows()
+    block = (unlabeled.fold(within) if own is None else unlabeled.fold(within).merge(within(own))).joined()
     for first, (low, high) in zip(firsts.tolist(), runs.tolist(), strict=True):
         parts = [Ordered.of(values, block.weights, low, high) for values in columns(block.F)]
         known = observed[(observed >= low) & (observed < high)]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ftrect_ray.estimators.blocks import Block
+from ftrect_ray.estimators.blocks import Block, Kept
 
 
 def columns(F: np.ndarray) -> Iterator[np.ndarray]:
@@ -119,28 +119,10 @@ class ImputedCounts:
         return self.counts[2 * cell - 2] if cell > 0 else np.zeros(self.counts.shape[1])
 
 
-@dataclass(frozen=True, eq=False)
-class Kept:
-    """Blocks of the rows that were kept; merged without copying."""
-
-    parts: tuple[Block, ...]
-
-    def merge(self, other: Kept) -> Kept:
-        """The rows of both."""
-        return Kept(self.parts + other.parts)
-
-    def rows(self) -> Block:
-        """All of them."""
-        weights = [part.weights for part in self.parts if part.weights is not None]
-        return Block(
-            np.concatenate([part.F for part in self.parts]), weights=np.concatenate(weights) if weights else None
-        )
-
-
 def rows_within(block: Block, runs: np.ndarray) -> Kept:
     """Rows with a prediction in [low, high) for one of ``runs`` (r, 2)."""
     F, inside = block.F, np.zeros(block.F.shape, dtype=bool)
     for low, high in runs:
         inside |= (low <= F) & (high > F)
     which = np.flatnonzero(inside.any(axis=1))
-    return Kept((Block(F[which], weights=None if block.weights is None else block.weights[which]),))
+    return Kept.of(Block(F, weights=block.weights).rows(which))

@@ -151,9 +151,10 @@ def balance(n: int, m: int, control: np.ndarray, error: np.ndarray) -> Iterator[
         score = np.nan_to_num(np.abs(control) / error, nan=0.0, posinf=np.inf)
     distance = score * np.sqrt(1 / n + 1 / max(m, 1))  # in standard deviations of one row
     state: State = "PASS"
-    for level, (far, sure) in zip(("WARN", "REFUSE"), IMBALANCE, strict=True):
+    levels: tuple[State, State] = ("WARN", "REFUSE")
+    for level, (far, sure) in zip(levels, IMBALANCE, strict=True):
         if ((distance > far) & (score > sure)).any():
-            state = level  # type: ignore[assignment]
+            state = level
     worst = int(np.argmax(score))
     text = "labelled and unlabelled rows look alike to the model"
     if state != "PASS":

@@ -10,7 +10,7 @@ import numpy as np
 from ftrect_ray.estimators.checks import Check
 from ftrect_ray.estimators.conclusion import effective_labels, interval_and_test, satterthwaite
 from ftrect_ray.estimators.diagnostics import checks_of, document, notes_of
-from ftrect_ray.estimators.result import Estimate, Number
+from ftrect_ray.estimators.result import Estimate, Number, reported
 from ftrect_ray.estimators.settings import Settings
 
 
@@ -49,26 +49,24 @@ def combined(
     df = satterthwaite(first, second, _array(one.df), _array(two.df))
     low, high, p_value = interval_and_test(value, error, df, settings)
     n = one.n + two.n
-    fields = (value, error, low, high, effective_labels(n, classical_variance, error**2), df, p_value)
-    if one.names is None:
-        fields = tuple(float(field[0]) for field in fields)  # type: ignore[assignment]
-    value, error, low, high, worth, df, p_value = fields
+    worth = effective_labels(n, classical_variance, error**2)
+    told = reported(one.names, value, error, low, high, worth, df, p_value)
     checks = [_named(name, check) for name, part in parts.items() for check in checks_of(part.diagnostics)]
     remarks = [f"{name}: {note}" for name, part in parts.items() for note in notes_of(part.diagnostics)]
     return Estimate(
-        value=value,
-        std_error=error,
-        interval=(low, high),
+        value=told[0],
+        std_error=told[1],
+        interval=(told[2], told[3]),
         alpha=settings.alpha,
         lam=lam,
         n=n,
         m=one.m + two.m,
-        effective_n=worth,
+        effective_n=told[4],
         names=one.names,
         target=target,
         diagnostics=document(checks, [*notes, *remarks], numbers),
-        p_value=p_value,
-        df=df,
+        df=told[5],
+        p_value=told[6],
         alternative=settings.alternative,
         null=settings.null,
     )

@@ -12,7 +12,7 @@ from scipy.special import ndtr, ndtri, stdtr, stdtrit
 from ftrect_ray.errors import InputError
 from ftrect_ray.estimators.diagnostics import Accuracy, Facts, compare
 from ftrect_ray.estimators.power_tuning import LONGER, lam_per_coordinate, tuned_lam
-from ftrect_ray.estimators.result import Estimate, Number
+from ftrect_ray.estimators.result import Estimate, Number, reported
 from ftrect_ray.estimators.settings import Settings
 from ftrect_ray.estimators.simultaneous import joint_p_values, joint_quantile
 from ftrect_ray.estimators.spread import Spread
@@ -147,25 +147,21 @@ def conclude(
     worth = effective_labels(facts.labeled.n, np.diag(spread.answers), error**2)
     control_error = np.sqrt(np.diag(spread.labeled) + np.diag(spread.unlabeled))
     accuracy = Accuracy(error, control_error, settings.alpha, bool(np.any(weighting.lam > 0)))
-    fields = (value, error, low, high, worth, df, p_value)
-    lam = weighting.lam
-    if names is None:
-        lam = float(np.ravel(lam)[0])
-        value, error, low, high, worth, df, p_value = (float(part[0]) for part in fields)  # type: ignore[assignment]
+    numbers = reported(names, value, error, low, high, worth, df, p_value)
     return Estimate(
-        value=value,
-        std_error=error,
-        interval=(low, high),
+        value=numbers[0],
+        std_error=numbers[1],
+        interval=(numbers[2], numbers[3]),
         alpha=settings.alpha,
-        lam=lam,
+        lam=weighting.lam if names is not None else float(np.ravel(weighting.lam)[0]),
         n=facts.labeled.n,
         m=facts.m,
-        effective_n=worth,
+        effective_n=numbers[4],
         names=names,
         target=target,
         diagnostics=compare(facts, accuracy, weighting.notes),
-        p_value=p_value,
-        df=df,
+        df=numbers[5],
+        p_value=numbers[6],
         alternative=settings.alternative,
         null=settings.null,
     )

@@ -8,7 +8,7 @@ import numpy as np
 
 from ftrect_ray.estimators.conclusion import Weighting, saves_length
 from ftrect_ray.estimators.labeled import Labeled
-from ftrect_ray.estimators.moments import Moments, Totals, moments_of, totals_of
+from ftrect_ray.estimators.moments import Totals, moments_of, totals_of
 from ftrect_ray.estimators.power_tuning import tuned_lam
 from ftrect_ray.estimators.settings import Settings
 from ftrect_ray.estimators.spread import Spread
@@ -65,22 +65,18 @@ def crossfit_lams(
         )
         if both.units < 2:
             continue
-        elsewhere = _spread(both, both.covariance() * (labeled.n / np.count_nonzero(rest)), unlabeled, theirs)
+        covariance = both.covariance() * (labeled.n / np.count_nonzero(rest))
+        elsewhere = Spread.of(covariance, unlabeled, both.freedom, theirs.freedom)
         rows[part == own] = tuned_lam(elsewhere, settings.lam_range)
     weights = labeled.weights
     mean = float(weights @ rows / weights.sum())
     ratio = rows / mean if mean > 0 else np.ones(labeled.n)
     used = moments_of(totals_of(np.hstack([answers, ratio[:, None] * predicted]), labeled.drawn.strata, clusters))
     keep = 1 - used.count / (used.count + theirs.count_in(used.strata)) if labeled.finite else None
-    whole = _spread(used, used.covariance(keep), unlabeled, theirs)
+    whole = Spread.of(used.covariance(keep), unlabeled, used.freedom, theirs.freedom)
     if settings.lam_range[0] == 0 and not saves_length(whole, Weighting(mean, 0), settings, 1):
         return RowLams(np.zeros(labeled.n), np.ones(labeled.n), Weighting(0.0, 0))
     return RowLams(rows, ratio, Weighting(mean, 0))
-
-
-def _spread(both: Moments, covariance: np.ndarray, unlabeled: np.ndarray, theirs: Moments) -> Spread:
-    d, c = len(unlabeled), covariance
-    return Spread(c[:d, :d], c[:d, d:], c[d:, d:], unlabeled, both.freedom, theirs.freedom)
 
 
 def _parts(labeled: Labeled) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -106,8 +107,14 @@ def difference(
     one = _group("first", Y, Yhat, Yhat_unlabeled, {**common, **own, "lam": lams[0]})
     two = _group("second", Y_other, Yhat_other, Yhat_unlabeled_other, {**common, **other, "lam": lams[1]})
     refuse_common_clusters(_clusters(own), _clusters(other))
+    return difference_of({"first": one, "second": two}, settings)
+
+
+def difference_of(parts: Mapping[str, Estimate], settings: Settings) -> Estimate:
+    """The first of two independent estimates less the second; ``parts`` names both."""
+    one, two = parts.values()
     return combined(
-        {"first": one, "second": two},
+        parts,
         (1.0, -1.0),
         settings,
         target="difference",

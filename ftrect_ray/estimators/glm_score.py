@@ -11,7 +11,7 @@ from ftrect_ray.errors import InputError, StatisticalRefusal
 from ftrect_ray.estimators.labeled import Labeled
 from ftrect_ray.estimators.newton import Unsolved
 from ftrect_ray.estimators.regression import refuse_singular
-from ftrect_ray.estimators.validation import shown
+from ftrect_ray.estimators.validation import first_wrong, shown
 
 CERTAIN = 1e-6
 """A fitted mean so near its answer, where the search found no end, tells that the answers are separated."""
@@ -135,11 +135,7 @@ def _refuse_negative(Y: np.ndarray) -> None:
 
 def _refuse(wrong: np.ndarray, Y: np.ndarray, rule: str) -> None:
     if wrong.any():
-        first = int(np.argmax(wrong))
-        raise InputError(
-            f"{rule}; got {shown(Y[first])} at position {first} ({np.count_nonzero(wrong)} such rows).",
-            mend="recode the answers, or drop those rows",
-        )
+        raise InputError(f"{rule}; {first_wrong(wrong, Y)}.", mend="recode the answers, or drop those rows")
 
 
 LOGISTIC = Glm(_logistic_mean, _at_zero, _refuse_but_yes_and_no)

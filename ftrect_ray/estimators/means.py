@@ -10,7 +10,7 @@ import numpy as np
 from ftrect_ray.estimators.blocks import Block, Blocks
 from ftrect_ray.estimators.labeled import Labeled
 from ftrect_ray.estimators.linear import Base, Influences, linear_estimate
-from ftrect_ray.estimators.moments import Moments, Totals, totals_of
+from ftrect_ray.estimators.moments import Moments, Totals, merged, totals_of
 from ftrect_ray.estimators.result import Estimate
 from ftrect_ray.estimators.settings import Settings
 
@@ -62,9 +62,10 @@ class MeanSums:
             rebase = np.eye(len(self.origin) + 1)
             rebase[-1, :-1] = other.origin - self.origin
             totals = totals.times(rebase)
-        merged: Totals = self.totals.merge(totals)  # type: ignore[arg-type]
-        values = merged if self.values is self.totals else self.values.merge(other.values)
-        return MeanSums(self.rows + other.rows, self.weight + other.weight, self.origin, merged, values)  # type: ignore[arg-type]
+        both = merged(self.totals, totals)
+        same = self.values is self.totals
+        values = both if same and isinstance(both, Moments) else self.values.merge(other.values)
+        return MeanSums(self.rows + other.rows, self.weight + other.weight, self.origin, both, values)
 
     @property
     def _sized(self) -> bool:

@@ -255,6 +255,15 @@ def totals_of(values: np.ndarray, strata: np.ndarray | None = None, clusters: np
     return Moments.of(values, strata) if clusters is None else ClusterTotals.of(values, clusters, strata)
 
 
+def merged(one: Totals, two: Totals) -> Totals:
+    """Of the rows of both, which are both with clusters or both without."""
+    if isinstance(one, Moments) and isinstance(two, Moments):
+        return one.merge(two)
+    if isinstance(one, ClusterTotals) and isinstance(two, ClusterTotals):
+        return one.merge(two)
+    raise TypeError("rows with clusters and rows without cannot be merged")
+
+
 def moments_of(totals: Totals) -> Moments:
     """Moments of the sampling units."""
     return totals if isinstance(totals, Moments) else totals.moments()

@@ -9,7 +9,7 @@ import numpy as np
 from ftrect_ray.estimators.blocks import Block, InMemory
 from ftrect_ray.estimators.labeled import Labeled
 from ftrect_ray.estimators.least_squares import LeastSquares
-from ftrect_ray.estimators.moments import Moments, Totals, totals_of
+from ftrect_ray.estimators.moments import Moments, Totals, merged, totals_of
 from ftrect_ray.estimators.ols import ols_from_fit
 from ftrect_ray.estimators.result import Estimate
 from ftrect_ray.estimators.settings import Settings
@@ -54,7 +54,7 @@ class OlsSums:
     def merge(self, other: OlsSums) -> OlsSums:
         """Sums over the rows of both."""
         fit = self.fit.merge(other.fit)
-        products: Totals = self._products_in(fit.whitening).merge(other._products_in(fit.whitening))  # type: ignore[arg-type]
+        products = merged(self._products_in(fit.whitening), other._products_in(fit.whitening))
         return OlsSums(fit, products, self.values.merge(other.values))
 
     def _products_in(self, whitening: Whitening) -> Totals:

@@ -119,7 +119,7 @@ def rectified_quantile(labeled: Labeled, unlabeled: Blocks, settings: Settings, 
     share = linear_estimate(labeled, rows, imputed, base, settings, fitted=1, target=f"quantile {q:g}", names=None)
     lam, error, df = (float(part) for part in (share.lam, share.std_error, share.df))  # type: ignore[arg-type]
     ratio = np.ones(labeled.n)
-    if lam > 0 and settings.lam == "crossfit":
+    if lam > 0 and settings.crossfits:
         theirs = imputed(labeled.model_weights)
         ratio = crossfit_lams(labeled, settings, rows.answers, rows.predicted, theirs).ratio
 

@@ -10,7 +10,7 @@ import numpy as np
 from ftrect_ray.errors import InputError
 from ftrect_ray.estimators.combination import combined, variance, variance_without_model
 from ftrect_ray.estimators.diagnostics import numbers_of
-from ftrect_ray.estimators.result import Estimate, Number
+from ftrect_ray.estimators.result import Estimate, reported
 from ftrect_ray.estimators.settings import Alternative, Settings
 
 AGREED = ("target", "names", "alpha", "alternative", "null")
@@ -75,8 +75,9 @@ def recycle(classical: Estimate, rectified: Estimate) -> Estimate:
     share = np.full_like(var_classical, classical.n / n)
     share[known] = var_rectified[known] / (var_classical + var_rectified)[known]
     notes = () if known.all() else ("one part has variance 0: the parts are weighted by their numbers of labels",)
+    (deviation,) = reported(classical.names, np.sqrt(var_classical))
     return combined(
-        {"classical": replace(classical, std_error=_shaped(np.sqrt(var_classical), classical)), "rectified": rectified},
+        {"classical": replace(classical, std_error=deviation), "rectified": rectified},
         (share, 1 - share),
         Settings(alpha=rectified.alpha, alternative=cast(Alternative, rectified.alternative), null=rectified.null),
         target=rectified.target,
@@ -85,7 +86,3 @@ def recycle(classical: Estimate, rectified: Estimate) -> Estimate:
         notes=notes,
         numbers=numbers_of(rectified.diagnostics),
     )
-
-
-def _shaped(errors: np.ndarray, like: Estimate) -> Number:
-    return float(errors[0]) if like.names is None else errors

@@ -20,6 +20,11 @@ def normal_quantile(alpha: float) -> float:
     return float(-ndtri(alpha / 2))
 
 
+def reported(names: tuple[str, ...] | None, *parts: np.ndarray) -> tuple[Number, ...]:
+    """Each part (d,) as an :class:`Estimate` holds it: an array under ``names``, a float without."""
+    return parts if names is not None else tuple(float(part[0]) for part in parts)
+
+
 @dataclass(frozen=True, eq=False)
 class Estimate:
     """An estimate and how sure one may be.

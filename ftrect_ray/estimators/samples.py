@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ftrect_ray.errors import InputError
-from ftrect_ray.estimators.validation import finite, shown
+from ftrect_ray.estimators.validation import finite, first_wrong
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +89,7 @@ def drawn(sample: Sample | None, rows: int, side: str) -> Drawn:
         wrong = (probabilities <= 0) | (probabilities > 1)
         if wrong.any():
             raise InputError(
-                f"'{side}.probabilities' must be in (0, 1]; {_where(wrong, probabilities)}.",
+                f"'{side}.probabilities' must be in (0, 1]; {first_wrong(wrong, probabilities)}.",
                 mend="a row that could not have been chosen cannot be labelled",
             )
     if sample.total not in ("estimated", "known"):
@@ -120,15 +120,10 @@ def _weights(values: ArrayLike | None, name: str, rows: int) -> np.ndarray | Non
     array = _numbers(values, name, rows)
     wrong = array < 0
     if wrong.any():
-        raise InputError(f"'{name}' must not be negative; {_where(wrong, array)}.")
+        raise InputError(f"'{name}' must not be negative; {first_wrong(wrong, array)}.")
     if rows and not array.any():
         raise InputError(f"'{name}' must not be all 0.")
     return array
-
-
-def _where(wrong: np.ndarray, values: np.ndarray) -> str:
-    rows = np.flatnonzero(wrong)
-    return f"got {shown(values[rows[0]])} at position {rows[0]} ({len(rows)} such rows)"
 
 
 def row_names(values: ArrayLike | None, name: str, rows: int) -> np.ndarray | None:

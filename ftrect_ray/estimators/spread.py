@@ -17,7 +17,7 @@ import numpy as np
 
 from ftrect_ray.errors import InputError
 from ftrect_ray.estimators.labeled import Labeled
-from ftrect_ray.estimators.moments import ClusterTotals, Moments, Totals, moments_of, totals_of
+from ftrect_ray.estimators.moments import ClusterTotals, Moments, Totals, merged, moments_of, totals_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,17 +46,11 @@ class Spread:
     freedom: int
     freedom_unlabeled: int
 
-    def only(self, chosen: np.ndarray) -> Spread:
-        """Of some coordinates."""
-        pick = np.ix_(chosen, chosen)
-        return Spread(
-            self.answers[pick],
-            self.cross[pick],
-            self.labeled[pick],
-            self.unlabeled[pick],
-            self.freedom,
-            self.freedom_unlabeled,
-        )
+    @classmethod
+    def of(cls, covariance: np.ndarray, unlabeled: np.ndarray, freedom: int, freedom_unlabeled: int) -> Spread:
+        """From the ``covariance`` (2d, 2d) of the sums of answers' and of predictions' influences."""
+        d, c = len(unlabeled), covariance
+        return cls(c[:d, :d], c[:d, d:], c[d:, d:], unlabeled, freedom, freedom_unlabeled)
 
     def at(self, lam: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Covariance of the estimate from labelled and from unlabelled units, each (d, d), at λ or at λ (d,).
@@ -94,15 +88,13 @@ def spread(
         own = moments_of(mine)
         rate = own.count / (own.count + moments_of(imputed).count_in(own.strata))
         _check_rates(labeled, rate)
-        cov = own.covariance(keep=1 - rate)
-        return Spread(cov[:d, :d], cov[:d, d:], cov[d:, d:], none, own.freedom, 0)
+        return Spread.of(own.covariance(keep=1 - rate), none, own.freedom, 0)
     if own_imputed is not None or _common(mine, imputed):
         return _together(labeled, answers, predicted, imputed, own_imputed)
     own, theirs = moments_of(mine), moments_of(imputed)
-    cov = own.covariance()
     enough = theirs.units >= 2
-    apart = theirs.covariance() if enough else none
-    return Spread(cov[:d, :d], cov[:d, d:], cov[d:, d:], apart, own.freedom, theirs.freedom if enough else 0)
+    covariance, apart = own.covariance(), theirs.covariance() if enough else none
+    return Spread.of(covariance, apart, own.freedom, theirs.freedom if enough else 0)
 
 
 def _check_rates(labeled: Labeled, rate: np.ndarray) -> None:
@@ -138,8 +130,7 @@ def _together(
             [np.zeros((len(said_of), d)), ClusterTotals.of(own_imputed, names, side.strata).totals]
         )
     together = _units(labeled, ClusterTotals(said.strata, said.clusters, said_of), rest)
-    cov = together.covariance()
-    return Spread(cov[:d, :d], cov[:d, d:], cov[d:, d:], np.zeros((d, d)), own.freedom, 0)
+    return Spread.of(together.covariance(), np.zeros((d, d)), own.freedom, 0)
 
 
 def _units(labeled: Labeled, mine: ClusterTotals, theirs: Totals) -> Moments:
@@ -158,4 +149,4 @@ def _merged(mine: Totals, theirs: Totals) -> Totals:
     unlike = "clusters" if isinstance(mine, Moments) != isinstance(theirs, Moments) else "strata"
     if unlike == "clusters" or (moments_of(theirs).units and mine.stratified != theirs.stratified):
         raise InputError(f"'{unlike}' must be given for the labelled and the unlabelled rows, or for neither.")
-    return mine.merge(theirs)  # type: ignore[arg-type]
+    return merged(mine, theirs)

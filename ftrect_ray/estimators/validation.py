@@ -116,3 +116,13 @@ def shown(value: Any) -> str:
     if isinstance(value, (float, np.floating)):
         return f"{value:g}" if math.isfinite(value) else str(float(value))
     return repr(value)
+
+
+def first_wrong(wrong: np.ndarray, values: np.ndarray) -> str:
+    """The first of the ``values`` (n,) where ``wrong`` (n,) is true, and how many there are.
+
+    >>> first_wrong(np.array([False, True, True]), np.array([1.0, -2.0, -3.0]))
+    'got -2 at position 1 (2 such rows)'
+    """
+    rows = np.flatnonzero(wrong)
+    return f"got {shown(values[rows[0]])} at position {rows[0]} ({len(rows)} such rows)"

@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ftrect_ray.errors import InputError
-from ftrect_ray.estimators.combination import combined, variance_without_model
-from ftrect_ray.estimators.difference import refuse_common_clusters
+from ftrect_ray.estimators.difference import difference_of, refuse_common_clusters
 from ftrect_ray.estimators.moments import ClusterTotals
 from ftrect_ray.estimators.result import Estimate
 from ftrect_ray.estimators.settings import Settings
@@ -41,23 +40,11 @@ class Contrast:
 
     def rectified(self) -> Estimate:
         """Of two rectified means, with a λ each."""
-        return self._between({name: group.rectified() for name, group in self.groups.items()})
+        return difference_of({name: group.rectified() for name, group in self.groups.items()}, self.settings)
 
     def classical(self) -> Estimate:
         """Of the labels alone: Welch's test."""
-        return self._between({name: group.classical() for name, group in self.groups.items()})
-
-    def _between(self, parts: dict[str, Estimate]) -> Estimate:
-        """See :func:`~ftrect_ray.estimators.difference.difference`."""
-        one, two = parts.values()
-        return combined(
-            parts,
-            (1.0, -1.0),
-            self.settings,
-            target="difference",
-            lam=np.array([one.lam, two.lam], dtype=float),
-            classical_variance=variance_without_model(one) + variance_without_model(two),
-        )
+        return difference_of({name: group.classical() for name, group in self.groups.items()}, self.settings)
 
 
 def contrast(table: Table, samples: dict[Key, Gathered]) -> Contrast:

@@ -70,7 +70,7 @@ class Decoded:
             labelled, others = rows[answered[rows]], rows[~answered[rows]]
         answers, answer_gaps = self._answers(labelled)
         parts = (self.predicted, self.X, self.weights, self.strata, self.clusters)
-        block = Block(*(None if part is None else part[others] for part in parts))  # type: ignore[arg-type]
+        block = Block(*parts).rows(others)
         if not self.gaps:
             return Rows(answers, block, answer_gaps)
         gaps = _absent(block.F).any(axis=1)

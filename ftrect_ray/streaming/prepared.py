@@ -8,14 +8,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ftrect_ray.errors import InputError, StatisticalRefusal
-from ftrect_ray.estimators.blocks import Blocks, InMemory
+from ftrect_ray.estimators.blocks import Blocks, InMemory, Kept
 from ftrect_ray.estimators.diagnostics import answers_only
 from ftrect_ray.estimators.labeled import Labeled, assembled
 from ftrect_ray.estimators.resampling import estimated
 from ftrect_ray.estimators.result import Estimate
 from ftrect_ray.estimators.samples import Sample
 from ftrect_ray.estimators.settings import Settings
-from ftrect_ray.streaming.held import Held
 from ftrect_ray.streaming.passes import Gathered
 from ftrect_ray.streaming.questions import Question
 from ftrect_ray.streaming.rows import Answers
@@ -50,7 +49,7 @@ class Prepared:
         """The rectified estimate; a bootstrap holds the unlabelled rows in memory."""
         if self.settings.bootstrap is None:
             return self.core(self.labeled, self.unlabeled, self.settings)
-        return estimated(self.core, self.labeled, self.unlabeled.fold(Held.of).joined(), self.settings)
+        return estimated(self.core, self.labeled, InMemory(self.unlabeled.fold(Kept.of).joined()), self.settings)
 
     def classical(self) -> Estimate:
         """The estimate of the labels alone. A finite population's size is known from its rows, which are read again."""

@@ -459,8 +459,8 @@ def test_second_pass_fetches_few_rows():
 
     def watched(summarise):
         summary = whole(summarise)
-        if hasattr(summary, "rows"):
-            fetched.append(len(summary.rows()))
+        if hasattr(summary, "joined"):
+            fetched.append(len(summary.joined()))
         return summary
 
     stream.fold = watched
