@@ -16,8 +16,8 @@ import ray
 import torch
 
 from ftrect_ray.errors import FtrectError
-from ftrect_ray.finetune.precision import resolve_precision
-from ftrect_ray.finetune.predictor import Predictor
+from ftrect_ray.predictor import Predictor
+from ftrect_ray.predictor.precision import resolve_precision
 from ftrect_ray.shards import Shard, write_shard
 from ftrect_ray.storage import RunStorage
 from ftrect_ray.study import Inference

@@ -112,25 +112,38 @@ class QuantileTarget(Part):
     q: Share = 0.5
 
 
-class OlsTarget(Part):
-    """Coefficients of the linear regression of the answer on numeric columns (an intercept is added)."""
+class Regression(Part):
+    """Coefficients of a regression of the answer on numeric columns (an intercept is added).
+
+    ``coefficient``: the feature whose coefficient is of interest, for ``objective: coefficient``.
+    """
+
+    features: Features
+    coefficient: str | None = None
+
+    @model_validator(mode="after")
+    def _is_a_feature(self) -> Regression:
+        if self.coefficient is not None and self.coefficient not in self.features:
+            raise ValueError(f"'coefficient' {self.coefficient!r} is not one of 'features': {self.features}")
+        return self
+
+
+class OlsTarget(Regression):
+    """Linear regression."""
 
     kind: Literal["ols"]
-    features: Features
 
 
-class LogisticTarget(Part):
-    """Log-odds coefficients of an answer that is 0 or 1 on numeric columns (an intercept is added)."""
+class LogisticTarget(Regression):
+    """Log-odds of an answer that is 0 or 1."""
 
     kind: Literal["logistic"]
-    features: Features
 
 
-class PoissonTarget(Part):
-    """Log-rate coefficients of an answer that is a count on numeric columns (an intercept is added)."""
+class PoissonTarget(Regression):
+    """Log-rates of an answer that is a count."""
 
     kind: Literal["poisson"]
-    features: Features
 
 
 Target = Annotated[
@@ -146,20 +159,65 @@ TARGETS: dict[str, type[Part]] = {
 
 
 class Lora(Part):
-    """Low-rank adapters on all linear modules (values of FTR's Wine Reviews runs)."""
+    """Low-rank adapters on all linear modules (values of FTR's Wine Reviews runs).
+
+    ``targets``: names of the modules that get one. ``more``: further fields of ``peft.LoraConfig``, ``use_dora`` say.
+    """
 
     rank: Count = 8
     alpha: Count = 16
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    targets: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)] = "all-linear"
+    more: dict[str, Any] = {}
+
+
+class Options(Part):
+    """Read the answer off the probabilities of its options after a prompt. There is no head: it works untrained.
+
+    ``prompt``: with one ``{text}`` field; a text that is too long is cut inside it. ``answers``: options as the model
+    would write them, and the number that each stands for. ``system``: the system message, where there is a chat
+    template. ``chat``: put the prompt into the tokenizer's chat template; ``auto``, where it has one.
+    """
+
+    prompt: Annotated[str, Field(min_length=1, max_length=20_000)]
+    answers: Annotated[dict[str, float], Field(min_length=2, max_length=200)]
+    system: str | None = None
+    chat: Literal["auto", "yes", "no"] = "auto"
+
+    @field_validator("answers", mode="before")
+    @classmethod
+    def _words(cls, answers: Any) -> Any:
+        """YAML reads ``1:`` as a number and ``no:`` as False."""
+        if not isinstance(answers, dict):
+            return answers
+        for option in answers:
+            if _is_bool(option):
+                raise ValueError(f"the option {option} was read as true or false: put it into quotes, 'yes' or 'no'")
+        return {str(option): value for option, value in answers.items()}
+
+    @model_validator(mode="after")
+    def _sound(self) -> Options:
+        if self.prompt.count("{text}") != 1:
+            raise ValueError(
+                f"'prompt' must have the field {{text}} once; it has it {self.prompt.count('{text}')} times"
+            )
+        if any(not option.strip() for option in self.answers):
+            raise ValueError("an option of 'answers' is empty")
+        if len({option.strip() for option in self.answers}) < len(self.answers):
+            raise ValueError(f"two options of 'answers' differ in blanks only; got {list(self.answers)}")
+        if len(set(self.answers.values())) < 2:
+            raise ValueError("'answers' must stand for at least two different numbers")
+        return self
 
 
 class Model(Part):
     """The language model: a named one, a local folder, or a Hugging Face id.
 
-    ``adapter``: ``full`` trains all weights, ``lora`` low-rank adapters, ``head`` the readout alone.
+    ``adapter``: ``full`` trains all weights, ``lora`` low-rank adapters, ``head`` the readout alone, in closed form.
     ``pooling``: the mean over tokens (encoders) or the last token (causal models); ``auto`` looks at the model.
     ``max_tokens``: longer texts are cut, and the report says how many were.
     ``freeze_embeddings``: with few labels the embedding table learns nothing, and it is half of a small model.
+    ``options``: read the answer off its options' probabilities (causal models) instead of by a regression head.
     """
 
     name: Annotated[str, Field(min_length=1, max_length=300)] = "minilm"
@@ -169,6 +227,13 @@ class Model(Part):
     pooling: Literal["auto", "mean", "last"] = "auto"
     max_tokens: Annotated[int, Field(ge=8, le=131_072)] = 128
     freeze_embeddings: bool = True
+    options: Options | None = None
+
+    @model_validator(mode="after")
+    def _something_trains(self) -> Model:
+        if self.options is not None and self.adapter == "head":
+            raise ValueError("'options' has no head to train: set 'adapter' to lora or full")
+        return self
 
 
 class Pilots(Part):
@@ -199,6 +264,12 @@ class Training(Part):
     a fine-tune's own labels that choose its epoch, from ``min_epochs`` on (epochs of a high learning rate are
     not kept); after ``patience`` epochs without a better one training ends. ``precision`` ``auto`` is bf16 where
     the processor has it. ``gpus_per_worker`` ``auto`` is 1 where the cluster has GPUs and 0 elsewhere.
+
+    ``micro_batch_size``: rows of one forward pass on one worker; a step of more rows accumulates gradients, and is
+    the same step (default: no accumulation). ``offload``: keep the optimiser's state, or the weights too (ZeRO-3), in
+    the host's memory. ``gradient_checkpointing``: compute activations twice instead of keeping them. ``optimizer``:
+    torch's AdamW, or DeepSpeed's compiled one, which needs a compiler where it runs. ``checkpoint_seconds``,
+    ``checkpoint_steps``: what a killed worker may lose at most, beside the checkpoint at the end of each epoch.
     """
 
     workers: Annotated[int, Field(ge=1, le=1024)] = 2
@@ -209,6 +280,10 @@ class Training(Part):
     min_epochs: Count = 6
     patience: Count = 3
     batch_size: Count = 16
+    micro_batch_size: Count | None = None
+    offload: Literal["none", "optimizer", "parameters"] = "none"
+    gradient_checkpointing: bool = False
+    optimizer: Literal["torch", "deepspeed"] = "torch"
     learning_rate: Rate = 1e-4
     head_learning_rate: Rate = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
@@ -216,7 +291,15 @@ class Training(Part):
     clip: Rate = 1.0
     stopping_fraction: Annotated[float, Field(gt=0, le=0.5)] = 0.1
     precision: Literal["auto", "bf16", "fp32"] = "auto"
+    checkpoint_seconds: Rate = 120
+    checkpoint_steps: Count | None = None
     max_failures: Annotated[int, Field(ge=0)] = 2
+
+    @model_validator(mode="after")
+    def _offload_has_its_stage(self) -> Training:
+        if self.offload == "parameters" and self.zero_stage != 3:
+            raise ValueError(f"'offload: parameters' needs 'zero_stage: 3'; got {self.zero_stage}")
+        return self
 
 
 class Inference(Part):
@@ -243,6 +326,9 @@ class Study(Part):
     ``design``: how the labels are spent; ``auto`` compares the predicted variances after the pilots.
     ``folds``: folds of ``design: crossfit``. ``max_finetunes``: what ``auto`` may spend on final fine-tunes.
     ``finetune_labels``: labels that train under ``split`` and ``recycle``; default the law's s*.
+    ``objective``: what the fine-tune minimises on its labels: the residual variance Var(Y − f), the mean square (to
+    compare), or for a regression target what its interval pays for: the variance of one ``coefficient``, or of all of
+    them by ``trace`` or ``determinant``.
     ``alpha``: the intervals have level 1 − alpha. ``seed``: every random choice of the run follows from it.
     """
 
@@ -256,7 +342,7 @@ class Study(Part):
     max_finetunes: Annotated[int, Field(ge=0, le=20)] = 2
     finetune_labels: Annotated[int, Field(ge=10)] | None = None
     model: Model = Model()
-    objective: Literal["variance", "mse"] = "variance"
+    objective: Literal["variance", "mse", "coefficient", "trace", "determinant"] = "variance"
     pilots: Pilots | None = Pilots()
     training: Training = Training()
     inference: Inference = Inference()
@@ -269,8 +355,17 @@ class Study(Part):
             raise ValueError("'design: auto' needs 'pilots', or name a design")
         if self.design in ("split", "recycle") and self.pilots is None and self.finetune_labels is None:
             raise ValueError(f"'design: {self.design}' without 'pilots' needs 'finetune_labels'")
-        if self.design == "rectify-only" and self.data.prediction is None:
-            raise ValueError("'design: rectify-only' needs 'data.prediction', the column with the predictions")
+        if self.design == "rectify-only" and self.data.prediction is None and self.model.options is None:
+            raise ValueError(
+                "'design: rectify-only' needs 'data.prediction', the column with the predictions, or 'model.options', "
+                "a prompt that an untrained model answers"
+            )
+        if self.objective in ("coefficient", "trace", "determinant") and not isinstance(self.target, Regression):
+            raise ValueError(f"'objective: {self.objective}' is for regression targets, not for {self.target.kind}")
+        if self.objective == "coefficient" and getattr(self.target, "coefficient", None) is None:
+            raise ValueError("'objective: coefficient' needs 'target.coefficient', the feature of interest")
+        if self.model.adapter == "head" and self.training.zero_stage == 3:
+            raise ValueError("'adapter: head' is fitted in closed form; 'zero_stage: 3' has no weights to partition")
         if self.population == "finite":
             if self.design not in ("crossfit", "rectify-only", "classical"):
                 raise ValueError("'population: finite' needs 'design: crossfit', 'rectify-only' or 'classical'")

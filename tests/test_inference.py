@@ -50,7 +50,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def storage(tmp_path: Path, backbone: str) -> RunStorage:
     """A run with a table and two models. Every hundredth text is empty, every fiftieth longer than 64 tokens."""
-    from ftrect_ray.finetune.predictor import Predictor
+    from ftrect_ray.predictor import Predictor
 
     texts = [
         None if i % 100 == 0 else " ".join(f"w{(i * k) % 97}" for k in range(80 if i % 50 == 1 else 2 + i % 9))
@@ -88,7 +88,7 @@ def stamps(storage: RunStorage) -> dict[str, int]:
 
 @pytest.mark.usefixtures("local_ray")
 def test_every_text_has_its_row_and_both_actors_work(storage: RunStorage) -> None:
-    from ftrect_ray.finetune.predictor import Predictor
+    from ftrect_ray.predictor import Predictor
 
     summary = predict_all(storage, MODELS, SETTINGS, actors=2)
     assert (summary.rows, summary.computed, summary.kept) == (2 * ROWS, 120, 0)

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ftrect_ray.finetune.predictor import Predictor
+from ftrect_ray.predictor import Predictor
 from ftrect_ray.study import Training
 
 if not torch.cuda.is_available():

@@ -21,12 +21,13 @@ from torch import Tensor
 
 from ftrect_ray.errors import InputError, StatisticalRefusal
 from ftrect_ray.finetune import objectives
-from ftrect_ray.finetune.batching import collate, epoch_batches
+from ftrect_ray.finetune.batching import epoch_batches
 from ftrect_ray.finetune.engine import Engine, join_alone
-from ftrect_ray.finetune.precision import resolve_precision
-from ftrect_ray.finetune.predictor import Predictor, Scale
 from ftrect_ray.finetune.spec import Epoch, FitResult, FitSpec, Rows
 from ftrect_ray.finetune.watching import PROGRESS
+from ftrect_ray.predictor import Predictor, Scale
+from ftrect_ray.predictor.precision import resolve_precision
+from ftrect_ray.predictor.tokens import collate
 
 WEIGHTS = "weights.safetensors"
 

@@ -46,8 +46,8 @@ def _train_workers() -> list[int]:
 
 @pytest.mark.ray
 def test_two_workers_end_to_end(local_ray: None, tiny_bert: Path, make_spec, tmp_path: Path) -> None:
-    from ftrect_ray.finetune.predictor import Predictor
     from ftrect_ray.finetune.training import fit_local
+    from ftrect_ray.predictor import Predictor
 
     spec = make_spec(tiny_bert, workers=2, zero_stage=3, adapter="lora", lora={"dropout": 0.0})
     [result] = driver.finetune([spec], storage=str(tmp_path / "storage"), destination=tmp_path / "model")

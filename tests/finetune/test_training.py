@@ -12,11 +12,11 @@ import torch
 
 from ftrect_ray.errors import InputError
 from ftrect_ray.finetune import objectives
-from ftrect_ray.finetune.batching import collate
 from ftrect_ray.finetune.engine import join_alone
-from ftrect_ray.finetune.precision import resolve_precision
-from ftrect_ray.finetune.predictor import Predictor
 from ftrect_ray.finetune.training import Diverged, fit_local, learning_rate_factor, train
+from ftrect_ray.predictor import Predictor
+from ftrect_ray.predictor.precision import resolve_precision
+from ftrect_ray.predictor.tokens import collate
 
 CPU = torch.device("cpu")
 

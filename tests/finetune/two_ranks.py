@@ -52,9 +52,9 @@ def engine_gradients(rank: int, specs: list) -> list:
     from deepspeed.utils import safe_get_full_grad
 
     from ftrect_ray.finetune import objectives
-    from ftrect_ray.finetune.batching import collate
     from ftrect_ray.finetune.engine import Engine
-    from ftrect_ray.finetune.predictor import Predictor
+    from ftrect_ray.predictor import Predictor
+    from ftrect_ray.predictor.tokens import collate
 
     answers = []
     for spec, first in specs:

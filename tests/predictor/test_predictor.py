@@ -12,8 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ftrect_ray.errors import InputError
-from ftrect_ray.finetune.batching import batches_by_tokens, epoch_batches
-from ftrect_ray.finetune.predictor import Predictor, Scale, pool
+from ftrect_ray.finetune.batching import epoch_batches
+from ftrect_ray.predictor import Predictor, Scale
+from ftrect_ray.predictor.head import pool
+from ftrect_ray.predictor.tokens import batches_by_tokens
 from ftrect_ray.study import Model
 
 TEXTS = ["the film was good", "bad", "a very dull plot and an awful actor but i love it", "great great great"]

@@ -9,39 +9,29 @@ starts at the mean and its weights live on a unit scale. The variance objective 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import peft
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ftrect_ray.errors import InputError
-from ftrect_ray.finetune.batching import Encoded, batches_by_tokens, collate, encode
-from ftrect_ray.finetune.pretrained import (
+from ftrect_ray.models import resolve_model
+from ftrect_ray.predictor import folder
+from ftrect_ray.predictor.head import Head, pool
+from ftrect_ray.predictor.pretrained import (
     adapt,
     check_fit,
     digest_of,
-    first_line,
     load_backbone,
     load_tokenizer,
     pooling_of,
-    quiet,
 )
-from ftrect_ray.models import resolve_model
+from ftrect_ray.predictor.tokens import Encoded, batches_by_tokens, collate, encode
 from ftrect_ray.study import Model
-
-BACKBONE, ADAPTER, TOKENIZER = "backbone", "adapter.safetensors", "tokenizer"
-HEAD, READOUT = "head.safetensors", "readout.json"
 
 
 @dataclass(frozen=True)
@@ -63,14 +53,6 @@ class Scale:
         return cls(center, spread if spread > 1e-12 * max(1.0, abs(center)) else 1.0, 0.0, center)
 
 
-class Head(nn.Linear):
-    """The linear readout; it computes in fp32 whatever precision its weights are stored in."""
-
-    def forward(self, pooled: Tensor) -> Tensor:
-        """``pooled`` (n, hidden) to (n,)."""
-        return functional.linear(pooled.float(), self.weight.float(), self.bias.float()).squeeze(-1)
-
-
 class Predictor(nn.Module):
     """Backbone, pooling, readout and tokenizer of one fine-tuned model.
 
@@ -80,7 +62,7 @@ class Predictor(nn.Module):
     def __init__(
         self,
         backbone: nn.Module,
-        head: Head,
+        head: Head | None,
         tokenizer: PreTrainedTokenizerBase,
         model: Model,
         scale: Scale,
@@ -110,10 +92,11 @@ class Predictor(nn.Module):
         InputError
             The model does not load, has no use here, or is too short for ``model.max_tokens``.
         """
-        return cls._build(model, resolve_model(model.name, model.revision), None, seed, scale or Scale())
+        return cls.build(model, resolve_model(model.name, model.revision), None, seed=seed, scale=scale or Scale())
 
     @classmethod
-    def _build(cls, model: Model, base: str, tokenizer_from: str | None, seed: int, scale: Scale) -> Predictor:
+    def build(cls, model: Model, base: str, tokenizer_from: str | None, *, seed: int, scale: Scale) -> Predictor:
+        """From the weights at ``base`` (folder or id) and the tokenizer at ``tokenizer_from`` (default: ``base``)."""
         revision = model.revision if tokenizer_from is None else None
         backbone = load_backbone(base, revision, model)
         tokenizer = load_tokenizer(tokenizer_from or base, revision, model.name)
@@ -131,29 +114,8 @@ class Predictor(nn.Module):
     # --------------------------------------------------------------------------------------- saving, loading
 
     def save(self, directory: str | Path) -> None:
-        """Write the folder that :meth:`load` reads: safetensors, tokenizer and JSON, nothing else.
-
-        ``full`` writes the whole backbone. ``lora`` and ``head`` write what was trained, and name the base model.
-        """
-        directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        if self.model.adapter == "full":
-            assert isinstance(self.backbone, PreTrainedModel)
-            with quiet():
-                self.backbone.save_pretrained(directory / BACKBONE)
-        elif self.model.adapter == "lora":
-            adapter = peft.get_peft_model_state_dict(self.backbone)
-            save_file({name: tensor.contiguous() for name, tensor in adapter.items()}, directory / ADAPTER)
-        save_file({name: tensor.float() for name, tensor in self.head.state_dict().items()}, directory / HEAD)
-        self.tokenizer.save_pretrained(directory / TOKENIZER)
-        readout = {
-            **asdict(self.scale),
-            "model": self.model.model_dump(),
-            "hidden": self.head.in_features,
-            "base_digest": self.base_digest,
-            "versions": {name: version(name) for name in ("torch", "transformers", "peft")},
-        }
-        (directory / READOUT).write_text(json.dumps(readout, indent=1) + "\n", encoding="utf-8")
+        """Write the folder that :meth:`load` reads; see ``predictor.folder``."""
+        folder.save(self, directory)
 
     @classmethod
     def load(cls, directory: str | Path, dtype: torch.dtype = torch.float32) -> Predictor:
@@ -164,33 +126,27 @@ class Predictor(nn.Module):
         InputError
             The folder is incomplete, or its weights are not those of the model that it names.
         """
-        directory = Path(directory)
-        try:
-            readout: dict[str, Any] = json.loads((directory / READOUT).read_text(encoding="utf-8"))
-            model = Model.model_validate(readout["model"])
-            scale = Scale(**{name: float(readout[name]) for name in ("center", "spread", "offset", "train_mean")})
-            base_digest = str(readout["base_digest"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise _unreadable(directory / READOUT, error) from None
-        base = str(directory / BACKBONE) if model.adapter == "full" else resolve_model(model.name, model.revision)
-        loaded = cls._build(model, base, str(directory / TOKENIZER), 0, scale)
-        if model.adapter != "full" and loaded.base_digest != base_digest:
-            raise InputError(
-                f"the base model {model.name!r} is not the one that {str(directory)!r} was fine-tuned from",
-                where=str(directory / READOUT),
-                mend="restore the base model's weights, or fine-tune again",
-            )
-        loaded.base_digest = base_digest
-        loaded.head.load_state_dict(_tensors(directory / HEAD, dict(loaded.head.state_dict())))
-        if model.adapter == "lora":
-            expected = peft.get_peft_model_state_dict(loaded.backbone)
-            peft.set_peft_model_state_dict(loaded.backbone, _tensors(directory / ADAPTER, expected))
-        loaded.backbone.to(dtype)
-        return loaded.requires_grad_(False).eval()
+        return folder.load(directory, dtype)
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """The parameters that the fine-tune moves, by name."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    def stored(self) -> dict[str, Tensor]:
+        """What a saved folder holds, by name: all weights of a backbone that trained whole, else what trained."""
+        if self.model.adapter != "full":
+            return dict(self.trainable())
+        kept = self.state_dict().keys()  # leaves buffers out that are made anew
+        named = {**dict(self.named_parameters()), **dict(self.named_buffers())}
+        return {name: tensor for name, tensor in named.items() if name in kept}
+
+    @property
+    def base(self) -> PreTrainedModel:
+        """The transformers model, without an adapter's wrapping."""
+        backbone = self.backbone
+        model = backbone.get_base_model() if isinstance(backbone, peft.PeftModel) else backbone
+        assert isinstance(model, PreTrainedModel)
+        return model
 
     def load_trainable(self, weights: dict[str, Tensor]) -> None:
         """Put the trained weights (by the names of :meth:`trainable`) in place."""
@@ -221,6 +177,14 @@ class Predictor(nn.Module):
         """Token ids of each text, cut at ``model.max_tokens``; see :func:`batching.encode`."""
         return encode(self.tokenizer, texts, self.model.max_tokens)
 
+    def collate(self, rows: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+        """What :meth:`forward` takes, from the tokens of some texts; no texts give one row of padding."""
+        return collate(rows, int(self.tokenizer.pad_token_id))
+
+    def read(self, outputs: Tensor) -> Tensor:
+        """Standardised predictions (n,) from what :meth:`forward` returns."""
+        return outputs
+
     @torch.inference_mode()
     def predict(self, texts: Sequence[str | None], batch_tokens: int = 8192) -> tuple[np.ndarray, list[str | None]]:
         """Predicted answers; a text that cannot be predicted costs its own row and no other.
@@ -241,11 +205,11 @@ class Predictor(nn.Module):
         encoded = self.encode(texts)
         errors = list(encoded.errors)
         values = np.full(len(errors), np.nan)
-        device = self.head.weight.device
+        device = next(self.parameters()).device
         self.eval()
         for rows in batches_by_tokens(encoded.lengths, batch_tokens):
-            ids, mask = collate([encoded.tokens[i] for i in rows], self.tokenizer.pad_token_id)
-            values[rows] = self(ids.to(device), mask.to(device)).double().cpu().numpy()
+            ids, mask = self.collate([encoded.tokens[i] for i in rows])
+            values[rows] = self.read(self(ids.to(device), mask.to(device))).double().cpu().numpy()
         values = self.scale.center + self.scale.spread * values + self.scale.offset
         for i in np.flatnonzero(~np.isfinite(values)):
             errors[i] = errors[i] or "the model gives no finite number"
@@ -255,36 +219,3 @@ class Predictor(nn.Module):
     def centre(self, mean_residual: float) -> None:
         """Move the level of f by ``mean_residual`` (answer's unit), the mean of Y − f over the model's own rows."""
         self.scale = replace(self.scale, offset=self.scale.offset + mean_residual)
-
-
-def pool(hidden: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:
-    """Hidden states (n, tokens, hidden), right-padded, to one fp32 vector a row (n, hidden).
-
-    ``mean``: over the attended tokens. ``last``: the last attended token, the only one of a causal model that
-    has seen the whole text.
-    """
-    if pooling == "last":
-        last = attention_mask.sum(1) - 1
-        return hidden[torch.arange(len(hidden), device=hidden.device), last].float()
-    mask = attention_mask.unsqueeze(-1).float()
-    return (hidden.float() * mask).sum(1) / mask.sum(1)
-
-
-def _tensors(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, which must have the names and shapes of ``expected``."""
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise _unreadable(path, error) from None
-    want = {name: tuple(tensor.shape) for name, tensor in expected.items()}
-    have = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if want != have:
-        odd = sorted(name for name in want.keys() | have.keys() if want.get(name) != have.get(name))
-        raise _unreadable(path, ValueError(f"tensor {odd[0]!r} has shape {have.get(odd[0])}, not {want.get(odd[0])}"))
-    return tensors
-
-
-def _unreadable(path: Path, error: Exception) -> InputError:
-    return InputError(
-        f"cannot read the model: {first_line(error)}", where=str(path), mend="fine-tune again, or restore the folder"
-    )
