@@ -1,8 +1,8 @@
 """Rows to optimiser steps, and the rows of a step to ranks and micro-batches.
 
-The rows of one optimiser step are drawn at random: they are not grouped by length, because length and answer go
-together, and the variance objective measures the spread *within* a step. How the rows of one step are dealt out is
-free: the objective is that of the whole step, whoever computes which row. So they are dealt by length.
+The rows of one optimiser step are drawn at random. They are not grouped by length: length and answer go together,
+and the variance objective measures the spread *within* a step. How the rows of one step are dealt out is free: the
+objective is that of the whole step, whoever computes which row. So they are dealt by length.
 """
 
 from __future__ import annotations
@@ -17,3 +17,28 @@ def epoch_batches(rows: int, batch_size: int, seed: int, epoch: int) -> list[np.
     """
     order = np.random.default_rng([seed, epoch]).permutation(rows)
     return np.array_split(order, -(-rows // batch_size))
+
+
+def deal(
+    rows: np.ndarray, lengths: np.ndarray, world: int, micro_batch_size: int | None = None
+) -> list[list[np.ndarray]]:
+    """The rows of one step as ``[micro-batch][rank]``: longest first, alike in length side by side.
+
+    Parameters
+    ----------
+    rows : ndarray, int (n,)
+        Positions.
+    lengths : ndarray, int
+        Tokens of each position.
+    world : int
+        Ranks. Where rows are fewer, some ranks hold none.
+    micro_batch_size : int, optional
+        Rows of one rank at a time; default all at once.
+
+    >>> deal(np.arange(5), np.array([9, 1, 7, 3, 5]), world=2, micro_batch_size=1)
+    [[array([0]), array([2])], [array([4]), array([3])], [array([1]), array([], dtype=int64)]]
+    """
+    order = rows[np.argsort(-lengths[rows], kind="stable")]
+    at_once = world * (micro_batch_size or -(-len(rows) // world))
+    pieces = [order[start : start + at_once] for start in range(0, len(order), at_once)]
+    return [[piece[rank::world] for rank in range(world)] for piece in pieces]

@@ -14,12 +14,13 @@ import posixpath
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.train import Checkpoint, TrainingFailedError
@@ -33,9 +34,13 @@ from ftrect_ray.finetune.spec import Epoch, FitResult, FitSpec
 from ftrect_ray.finetune.watching import Watch, run_name
 from ftrect_ray.study import Training
 
+if TYPE_CHECKING:
+    from ftrect_ray.finetune.training import Fit
+
 MODEL, RESULT = "model", "fit.json"
 CONTROLLER_FAILURES = 2  # Ray's own default retries a placement that cannot succeed for ever
 WATCH_SECONDS = 2.0
+PREEMPTION_SECONDS = 5.0  # between two looks for a notice that a node will go
 POLL_SECONDS = "0.5"  # between a report and its commit; Ray's default is 2
 
 
@@ -148,7 +153,7 @@ def _fit(spec: FitSpec, storage: str, home: Path) -> FitResult:
     except TrainingFailedError as error:
         raise _failure(spec, error) from error
     if isinstance(run.return_value, FtrectError):
-        raise run.return_value
+        raise _with_checkpoint(run.return_value, run.checkpoint)
     with run.checkpoint.as_directory() as folder:
         _install(Path(folder) / MODEL, home / spec.name)
     run.checkpoint.filesystem.delete_dir(posixpath.dirname(run.checkpoint.path))
@@ -170,33 +175,79 @@ def _train_loop(config: dict[str, Any]) -> FtrectError | None:
     import torch
     from ray.train.torch import get_device
 
-    from ftrect_ray.finetune.training import Diverged, finish, train  # deepspeed: workers only
+    from ftrect_ray.finetune.training import Diverged, Fit  # deepspeed: workers only
 
     spec: FitSpec = config["spec"]
     torch.set_num_threads(spec.training.cpus_per_worker)
     device = get_device()
     latest = ray.train.get_checkpoint()
-    with latest.as_directory() if latest else nullcontext() as folder:
-        if folder and (Path(folder) / MODEL).is_dir():
+    with latest.as_directory() if latest else nullcontext() as checkpoint:
+        if checkpoint and (Path(checkpoint) / MODEL).is_dir():
             return None
-        try:
-            outcome = train(spec, device=device, on_epoch=_report_epoch, resume=Path(folder) if folder else None)
-        except Diverged as error:
-            return error
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint = None
-        if ray.train.get_context().get_world_rank() == 0:
-            finish(spec, outcome.weights, device).save(Path(folder) / MODEL)
-            _write_result(spec, outcome.result(spec.name), Path(folder) / MODEL)
-            checkpoint = Checkpoint.from_directory(folder)
-        ray.train.report({"best_epoch": outcome.best_epoch}, checkpoint=checkpoint)
+        with Fit(spec, device) as fit:
+            if checkpoint:
+                fit.resume(Path(checkpoint))
+            workshop = _workshop(spec)
+            try:
+                fit.run(_Checkpoints(spec.training, workshop))
+            except Diverged as error:
+                return error
+            fit.finish()
+            fit.save_model(workshop / MODEL)
+            if fit.rank == 0:
+                _write_result(spec, fit.result, workshop / MODEL)
+            finished = Checkpoint.from_directory(workshop) if fit.rank == 0 else None
+            ray.train.report({"best_epoch": fit.best_epoch}, checkpoint=finished)
+            shutil.rmtree(workshop)
     return None
 
 
-def _report_epoch(epoch: Epoch, save: Callable[[Path], None]) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        save(Path(folder))
-        ray.train.report(asdict(epoch), checkpoint=Checkpoint.from_directory(folder))
+class _Checkpoints:
+    """After a step: where a checkpoint is due, write it, and let Ray upload it while training goes on."""
+
+    def __init__(self, training: Training, workshop: Path) -> None:
+        self.training, self.workshop = training, workshop
+        self.steps = 0
+        self.saved = self.looked = time.monotonic()
+        self.preempted = False
+
+    def __call__(self, fit: Fit, epoch_ended: bool) -> None:
+        self.steps += not epoch_ended
+        if not epoch_ended and not self._due(fit):
+            return
+        home = Path(tempfile.mkdtemp(dir=self.workshop))
+        fit.save(home)
+        ray.train.report(
+            {"epoch": len(fit.curve), "step": len(fit.under_way.losses)},
+            checkpoint=Checkpoint.from_directory(home),
+            checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,  # removes the folder when it is done
+        )
+        self.steps, self.saved = 0, time.monotonic()
+
+    def _due(self, fit: Fit) -> bool:
+        """Rank 0 has the clock; all ranks do the same."""
+        now = time.monotonic()
+        late, look = fit.agreed(
+            now - self.saved >= self.training.checkpoint_seconds, now - self.looked >= PREEMPTION_SECONDS
+        )
+        if look:  # a barrier through Ray: not after every step
+            self.looked, before = now, self.preempted
+            self.preempted = ray.train.get_preemption_info() is not None
+            late = late or self.preempted > before
+        return late or self.steps == self.training.checkpoint_steps
+
+
+def _workshop(spec: FitSpec) -> Path:
+    """An empty folder of this worker; what a killed worker of the same fine-tune left in it is gone."""
+    folder = Path(tempfile.gettempdir()) / f"ftrect-{run_name(spec)}-{ray.train.get_context().get_world_rank()}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    return folder
+
+
+def _with_checkpoint(error: FtrectError, checkpoint: Checkpoint | None) -> FtrectError:
+    kept = "no checkpoint was made before" if checkpoint is None else f"its last good checkpoint is {checkpoint.path}"
+    return type(error)(f"{error.what}; {kept}", where=error.where, mend=error.mend)
 
 
 def _failure(spec: FitSpec, error: TrainingFailedError) -> FtrectError:

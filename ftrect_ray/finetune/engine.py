@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,6 @@ logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of setuptools and triton: nothing that a user could mend
     import deepspeed
-    from deepspeed.utils import safe_get_full_fp32_param
 
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
@@ -52,7 +53,7 @@ class Engine:
     def __init__(self, predictor: Predictor, training: Training, dtype: torch.dtype) -> None:
         groups = _groups(predictor, training)
         self.learning_rates = [group["lr"] for group in groups]
-        self.predictor = predictor
+        self.predictor, self.stage = predictor, training.zero_stage
         self._engine, *_ = deepspeed.initialize(
             model=predictor,
             optimizer=torch.optim.AdamW(groups),
@@ -60,6 +61,7 @@ class Engine:
             config={
                 "train_micro_batch_size_per_gpu": 1,  # nominal: batches differ between ranks, see objectives.py
                 "gradient_accumulation_steps": 1,
+                "managed_gradient_accumulation": False,  # micro-batches of a step are as many as its rows need
                 "gradient_clipping": training.clip,
                 "zero_optimization": {
                     "stage": training.zero_stage,
@@ -80,23 +82,42 @@ class Engine:
         """As :meth:`Predictor.forward`."""
         return self._engine(input_ids, attention_mask)
 
-    def step(self, loss: Tensor, rate: float) -> None:
-        """Backward, average over the ranks, clip, and move by AdamW at ``rate`` times the learning rates."""
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of one micro-batch's share, averaged over the ranks."""
+        self._engine.backward(loss)
+
+    def step(self, rate: float) -> float:
+        """Clip the gradient and move by AdamW at ``rate`` times the learning rates; the norm before clipping."""
         for group, learning_rate in zip(self._engine.optimizer.param_groups, self.learning_rates, strict=True):
             group["lr"] = rate * learning_rate
-        self._engine.backward(loss)
         self._engine.step()
+        return float(self._engine.get_global_grad_norm())
+
+    def whole(self, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """Each of the predictor's ``tensors``, one at a time, whole, as computed with: what ZeRO-3 cut is gathered.
+
+        They are good until the next one: keep copies.
+        """
+        for name, tensor in tensors.items():
+            with self._gathered(tensor):
+                yield name, tensor.detach()
 
     def weights(self) -> dict[str, Tensor]:
-        """The trained parameters in fp32, whole, on the CPU: rank 0 gets them, the others an empty dict."""
-        gathered: dict[str, Tensor] = {}
+        """The trained parameters, whole, on the CPU: rank 0 gets them, the others an empty dict."""
+        own = self.whole(self.predictor.trainable())
+        return {name: tensor.to("cpu", copy=True).contiguous() for name, tensor in own if dist.get_rank() == 0}
+
+    def restore(self, weights: Mapping[str, Tensor]) -> None:
+        """Compute with ``weights``, which rank 0 has, from now on. The optimiser does not follow: training is over."""
         for name, parameter in self.predictor.trainable().items():
-            tensor = safe_get_full_fp32_param(parameter)
-            if dist.get_rank() == 0:
-                if tensor is None or tensor.numel() == 0:
-                    raise RuntimeError(f"DeepSpeed holds no fp32 weights of {name}")
-                gathered[name] = tensor.detach().to("cpu", torch.float32, copy=True).contiguous()
-        return gathered
+            with torch.no_grad(), self._gathered(parameter, modifier_rank=0):
+                if dist.get_rank() == 0:
+                    parameter.copy_(weights[name])
+                if self.stage < 3:
+                    dist.broadcast(parameter.data, 0)
+
+    def _gathered(self, tensor: Tensor, modifier_rank: int | None = None) -> AbstractContextManager[Any]:
+        return deepspeed.zero.GatheredParameters(tensor, modifier_rank=modifier_rank, enabled=hasattr(tensor, "ds_id"))
 
     def save(self, folder: Path) -> None:
         """Write the optimiser's and the trained weights' shards of this rank below ``folder``."""

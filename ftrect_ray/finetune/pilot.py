@@ -158,13 +158,15 @@ def measure(spec: PilotSpec) -> PilotResult:
     InputError
         Where the model does not load.
     """
-    from ftrect_ray.finetune.training import fit_local
+    from ftrect_ray.finetune.training import Fit
 
     began = time.perf_counter()
-    predictor, fit = fit_local(spec.fit)
-    fitted = time.perf_counter()
-    f, _ = predictor.predict(spec.measure.texts)
-    f = np.where(np.isnan(f), predictor.scale.train_mean, f)
+    with Fit.alone(spec.fit) as fit:
+        fit.run()
+        fit.finish()
+        fitted = time.perf_counter()
+        f = fit.predict(spec.measure.texts)
+    f = np.where(np.isnan(f), fit.scale.train_mean, f)
     y = np.asarray(spec.measure.answers, dtype=np.float64)
     ended = time.perf_counter()
     variance_f, covariance = float(np.var(f, ddof=1)), float(np.cov(y, f, ddof=1)[0, 1])
@@ -180,7 +182,7 @@ def measure(spec: PilotSpec) -> PilotResult:
         n_measure=len(y),
         best_epoch=fit.best_epoch,
         seconds=ended - began,
-        model_seconds=fit.model_seconds + ended - fitted,
+        model_seconds=fit.result.model_seconds + ended - fitted,
         status="done",
         error=None,
     )

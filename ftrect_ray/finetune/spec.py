@@ -2,33 +2,47 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import numpy as np
 
 from ftrect_ray.study import Model, Training, digest
+
+#: Settings of ``Training`` that say how hard to try, not what to compute.
+EFFORT = ("max_failures", "cpus_per_worker", "checkpoint_seconds", "checkpoint_steps")
 
 
 @dataclass(frozen=True)
 class Rows:
     """Labelled rows: ``ids`` and ``texts`` of length n, ``answers`` float64 (n,) in the answer's own unit.
 
-    ``clusters`` (n,): the sampling unit of each row; None where every row is one.
+    ``clusters`` (n,): the sampling unit of each row; None where every row is one. ``features`` (n, p): the design
+    matrix of a regression target, its first column ones; None elsewhere.
     """
 
     ids: tuple[str, ...]
     texts: tuple[str, ...]
     answers: np.ndarray
     clusters: np.ndarray | None = None
+    features: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if not len(self.ids) == len(self.texts) == len(self.answers):
             raise ValueError("ids, texts and answers differ in length")
         if self.clusters is not None and len(self.clusters) != len(self.ids):
             raise ValueError("ids and clusters differ in length")
+        if self.features is not None and len(self.features) != len(self.ids):
+            raise ValueError("ids and features differ in length")
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def content(self) -> list[Any]:
+        """What a fine-tune on these rows depends on, JSON-able."""
+        features = None if self.features is None else self.features.tolist()
+        return [self.ids, self.texts, self.answers.tolist(), features]
 
     def take(self, rows: np.ndarray) -> Rows:
         """The rows at integer positions ``rows`` (r,)."""
@@ -37,6 +51,7 @@ class Rows:
             tuple(self.texts[i] for i in rows),
             self.answers[rows],
             None if self.clusters is None else self.clusters[rows],
+            None if self.features is None else self.features[rows],
         )
 
     def shuffled(self, rng: np.random.Generator) -> np.ndarray:
@@ -50,6 +65,14 @@ class Rows:
 
 
 @dataclass(frozen=True)
+class Coefficients:
+    """A regression whose coefficients are the target: its ``link``, and the column of ``Rows.features`` of interest."""
+
+    link: Literal["identity", "logit", "log"]
+    coordinate: int | None = None
+
+
+@dataclass(frozen=True)
 class FitSpec:
     """One fine-tune: ``train`` moves the weights, ``stop`` chooses the epoch; nothing else is ever seen.
 
@@ -59,10 +82,12 @@ class FitSpec:
         The model's name in the run, for example ``fold-0``.
     train, stop : Rows
         Disjoint labelled rows.
-    objective : {"variance", "mse"}
+    objective : {"variance", "mse", "coefficient", "trace", "determinant"}
         See ``finetune.objectives``; the epoch is chosen by the same quantity.
     seed : int
         Initialisation of the readout, order of the rows, dropout.
+    coefficients : Coefficients, optional
+        What the last three objectives are about.
     """
 
     name: str
@@ -72,13 +97,16 @@ class FitSpec:
     training: Training
     objective: str
     seed: int
+    coefficients: Coefficients | None = None
 
     @property
     def key(self) -> str:
         """Names the fine-tune by its content: equal inputs, equal key."""
-        rows = [[rows.ids, rows.texts, rows.answers.tolist()] for rows in (self.train, self.stop)]
-        settings = [self.model.model_dump(), self.training.model_dump(exclude={"max_failures"})]
-        return digest([self.name, rows, settings, self.objective, self.seed])
+        rows = [rows.content for rows in (self.train, self.stop)]
+        settings = [self.model.model_dump(), self.training.model_dump(exclude=set(EFFORT))]
+        return digest(
+            [self.name, rows, settings, self.objective, self.seed, self.coefficients and asdict(self.coefficients)]
+        )
 
 
 @dataclass(frozen=True)

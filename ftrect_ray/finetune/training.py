@@ -1,17 +1,19 @@
-"""The fine-tune itself: one function that every rank runs, and that a single process runs alone.
+"""The fine-tune itself: what every rank of a process group does, and what a single process does alone.
 
-The order of the rows, dropout and the learning rate are functions of (seed, epoch, step, rank), so a run
-that is resumed at the end of an epoch goes on as if it had never stopped.
+The order of the rows, dropout and the learning rate are functions of (seed, epoch, step, micro-batch, rank), so a run
+that is resumed after any step goes on as if it had never stopped.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import TracebackType
 
 import numpy as np
 import torch
@@ -21,43 +23,32 @@ from torch import Tensor
 
 from ftrect_ray.errors import InputError, StatisticalRefusal
 from ftrect_ray.finetune import objectives
-from ftrect_ray.finetune.batching import epoch_batches
+from ftrect_ray.finetune.batching import deal, epoch_batches
 from ftrect_ray.finetune.engine import Engine, join_alone
+from ftrect_ray.finetune.influence import influence_weights
 from ftrect_ray.finetune.spec import Epoch, FitResult, FitSpec, Rows
 from ftrect_ray.finetune.watching import PROGRESS
-from ftrect_ray.predictor import Predictor, Scale
+from ftrect_ray.predictor import Predictor, Scale, folder
 from ftrect_ray.predictor.precision import resolve_precision
-from ftrect_ray.predictor.tokens import collate
+from ftrect_ray.predictor.tokens import batches_by_tokens
 
 WEIGHTS = "weights.safetensors"
+#: Padded tokens that a rank evaluates at a time: no more than a small training step holds.
+EVALUATION_TOKENS = 2048
 
 
 class Diverged(StatisticalRefusal):
-    """The loss is no longer a number; what it was computed on is named."""
+    """The loss or its gradient is no longer a number; what it was computed on is named."""
 
     @classmethod
-    def at(cls, spec: FitSpec, epoch: int, step: str, ids: tuple[str, ...]) -> Diverged:
+    def at(cls, spec: FitSpec, epoch: int, step: str, ids: tuple[str, ...], quantity: str = "loss") -> Diverged:
         shown = ", ".join(ids[:8]) + (", …" if len(ids) > 8 else "")
         return cls(
-            f"the fine-tune {spec.name!r} diverged: the loss is not finite in epoch {epoch}, {step}, rows {shown}",
+            f"the fine-tune {spec.name!r} diverged: "
+            f"the {quantity} is not finite in epoch {epoch}, {step}, rows {shown}",
             where="training.learning_rate",
             mend="lower training.learning_rate or training.head_learning_rate, or set training.precision: fp32",
         )
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What :func:`train` leaves: the learning curve, and on rank 0 the best epoch's weights (fp32, CPU)."""
-
-    curve: tuple[Epoch, ...]
-    best_epoch: int
-    weights: dict[str, Tensor]
-
-    def result(self, name: str) -> FitResult:
-        return FitResult(name, self.curve, self.best_epoch, sum(epoch.seconds for epoch in self.curve))
-
-
-OnEpoch = Callable[[Epoch, Callable[[Path], None]], None]
 
 
 def fit_local(spec: FitSpec) -> tuple[Predictor, FitResult]:
@@ -66,189 +57,280 @@ def fit_local(spec: FitSpec) -> tuple[Predictor, FitResult]:
     Returns
     -------
     predictor : Predictor
-        In fp32, with the best epoch's weights, centred on its own rows.
+        As its folder would load: the best epoch's weights, centred on its own rows.
     result : FitResult
 
     Raises
     ------
     Diverged, InputError
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    join_alone(device)
-    outcome = train(spec, device=device)
-    return finish(spec, outcome.weights, device), outcome.result(spec.name)
+    with Fit.alone(spec) as fit, tempfile.TemporaryDirectory() as home:
+        fit.run()
+        fit.finish()
+        fit.save_model(Path(home))
+        return Predictor.load(home).to(fit.device), fit.result
 
 
-def train(
-    spec: FitSpec, *, device: torch.device, on_epoch: OnEpoch = lambda epoch, save: None, resume: Path | None = None
-) -> Outcome:
-    """Fine-tune on the ranks of the default process group; every rank calls it with the same ``spec``.
+AfterStep = Callable[["Fit", bool], None]
 
-    From ``min_epochs`` on, an epoch is kept if the objective's metric on ``spec.stop`` is the lowest so far:
-    before, the learning rate is high and a few rows cannot tell a lucky epoch from a good one. Training ends after
-    ``training.epochs``, or earlier once ``min_epochs`` are done and ``patience`` of them brought nothing. With
-    fewer than two rows to stop on there is no choice: all epochs run and the last is kept.
 
-    Parameters
+class Fit:
+    """One fine-tune on one rank of the default process group.
+
+    Every method but the constructor's twin :meth:`alone` is collective: all ranks call it with the same arguments, in
+    the same order. A context manager: DeepSpeed holds the weights until it ends.
+
+    From ``min_epochs`` on, an epoch is kept if the objective's metric on ``spec.stop`` is the lowest so far: before,
+    the learning rate is high and a few rows cannot tell a lucky epoch from a good one. Training ends after
+    ``training.epochs``, or earlier once ``min_epochs`` are done and ``patience`` of them brought nothing. With fewer
+    than two rows to stop on there is no choice: all epochs run and the last is kept.
+
+    Attributes
     ----------
-    on_epoch : callable (epoch, save)
-        Called on every rank at the end of each epoch; ``save(folder)`` is collective and writes what
-        ``resume`` reads: the ranks' training states, the curve, and the best weights so far.
-    resume : Path, optional
-        Folder of an earlier ``save`` by as many ranks.
+    curve : list of Epoch
+    best_epoch : int
+        The epoch whose weights are kept so far (1-based); 0 before the first.
+    weights : dict of str to Tensor
+        Those weights, on the CPU of rank 0; empty elsewhere.
 
     Raises
     ------
-    Diverged
-        On all ranks at once.
     InputError
         The model does not load, or fewer than two rows can be trained on.
     """
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        fit = _Fit(spec, device)
-        try:
-            return fit.run(on_epoch, resume)
-        finally:
-            fit.engine.close()
-
-
-def finish(spec: FitSpec, weights: dict[str, Tensor], device: torch.device) -> Predictor:
-    """The finished model in fp32: ``weights`` in place, the mean residual over its own rows moved to zero."""
-    predictor = Predictor.create(spec.model, seed=spec.seed, scale=_scale(spec.train))
-    predictor.load_trainable(weights)
-    predictor.to(device)
-    predicted, _ = predictor.predict([*spec.train.texts, *spec.stop.texts])
-    residual = np.concatenate([spec.train.answers, spec.stop.answers]) - predicted
-    predictor.centre(float(np.nanmean(residual)))
-    return predictor.requires_grad_(False)
-
-
-def _scale(train: Rows) -> Scale:
-    return Scale.of(np.asarray(train.answers, dtype=np.float64))
-
-
-class _Fit:
-    """The state of one fine-tune on one rank."""
 
     def __init__(self, spec: FitSpec, device: torch.device) -> None:
         self.spec, self.device = spec, device
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
-        self.scale = _scale(spec.train)
-        predictor = Predictor.create(spec.model, seed=spec.seed, scale=self.scale)
-        self.pad = int(predictor.tokenizer.pad_token_id)
-        self.train_rows = self._encode(predictor, spec.train)
-        self.stop_rows = self._encode(predictor, spec.stop)
+        self.scale = Scale.of(np.asarray(spec.train.answers, dtype=np.float64))
+        self.predictor = Predictor.create(spec.model, seed=spec.seed, scale=self.scale)
+        self.train_rows = self._encode(spec.train)
+        self.stop_rows = self._encode(spec.stop)
         if len(self.train_rows.ids) < 2:
             raise InputError(
                 f"the fine-tune {spec.name!r} has {len(self.train_rows.ids)} rows with a usable text; it needs 2",
                 mend="give it more labels",
             )
         self.selects = len(self.stop_rows.ids) >= 2
-        self.loss = objectives.LOSSES[spec.objective]
-        self.engine = Engine(predictor.to(device), spec.training, resolve_precision(spec.training.precision, device))
+        dtype = resolve_precision(spec.training.precision, device)
+        self.engine = Engine(self.predictor.to(device), spec.training, dtype)
+        self._generators = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
         self.curve: list[Epoch] = []
         self.best_epoch = 0
         self.weights: dict[str, Tensor] = {}
+        self.under_way = _Epoch()
 
-    def _encode(self, predictor: Predictor, rows: Rows) -> _Encoded:
-        encoded = predictor.encode(rows.texts)
+    @classmethod
+    def alone(cls, spec: FitSpec) -> Fit:
+        """In this process only, on its GPU if it has one."""
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        join_alone(device)
+        return cls(spec, device)
+
+    def __enter__(self) -> Fit:
+        self._generators.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.engine.close()
+        self._generators.__exit__(kind, error, traceback)
+
+    def _encode(self, rows: Rows) -> _Encoded:
+        encoded = self.predictor.encode(rows.texts)
         usable = np.flatnonzero(encoded.lengths)
         targets = (np.asarray(rows.answers, dtype=np.float64)[usable] - self.scale.center) / self.scale.spread
-        return _Encoded(
-            tuple(rows.ids[i] for i in usable), [encoded.tokens[i] for i in usable], torch.from_numpy(targets)
-        )
+        weights = influence_weights(self.spec, rows.take(usable))
+        ids, tokens = tuple(rows.ids[i] for i in usable), [encoded.tokens[i] for i in usable]
+        return _Encoded(ids, tokens, encoded.lengths[usable], torch.from_numpy(targets), torch.from_numpy(weights))
 
-    # ------------------------------------------------------------------------------------------------- epochs
+    # --------------------------------------------------------------------------------------------------- training
 
-    def run(self, on_epoch: OnEpoch, resume: Path | None) -> Outcome:
-        if resume is not None:
-            self._load(resume)
+    def run(self, after_step: AfterStep = lambda fit, epoch_ended: None) -> None:
+        """Train until done.
+
+        Parameters
+        ----------
+        after_step : callable (fit, epoch_ended)
+            Called on every rank after each optimiser step, and once more at the end of each epoch; it may call
+            :meth:`save`.
+
+        Raises
+        ------
+        Diverged
+            On all ranks at once.
+        """
         while not self._done():
-            epoch = self._epoch(len(self.curve) + 1)
+            epoch = self._epoch(len(self.curve) + 1, after_step)
             self.curve.append(epoch)
+            self.under_way = _Epoch()
             if not self.selects or epoch.epoch == _best(self.curve, self.spec.training.min_epochs):
                 self.best_epoch, self.weights = epoch.epoch, self.engine.weights()
-            on_epoch(epoch, self._save)
-        return Outcome(tuple(self.curve), self.best_epoch, self.weights)
+            after_step(self, True)
 
     def _done(self) -> bool:
         training, done = self.spec.training, len(self.curve)
         patience_over = self.selects and done >= training.min_epochs and done - self.best_epoch >= training.patience
         return done >= training.epochs or patience_over
 
-    def _epoch(self, epoch: int) -> Epoch:
-        start = time.perf_counter()
+    def _epoch(self, epoch: int, after_step: AfterStep) -> Epoch:
+        start = time.perf_counter() - self.under_way.seconds
         batches = epoch_batches(len(self.train_rows.ids), self.spec.training.batch_size, self.spec.seed, epoch)
         steps, before = self.spec.training.epochs * len(batches), (epoch - 1) * len(batches)
-        self.engine.train(True)
-        losses = [
-            self._step(epoch, step, rows, learning_rate_factor(before + step, steps, self.spec.training.warmup))
-            for step, rows in enumerate(batches)
-        ]
-        train_loss = torch.stack(losses).double().mean() / self.world
-        dist.all_reduce(train_loss)
-        stop_metric = self._evaluate(epoch)
+        for step in range(len(self.under_way.losses), len(batches)):
+            self.engine.train(True)
+            rate = learning_rate_factor(before + step, steps, self.spec.training.warmup)
+            loss = self._step(epoch, step, batches[step], rate)
+            self.under_way = _Epoch((*self.under_way.losses, loss), time.perf_counter() - start)
+            after_step(self, False)
         unit = self.scale.spread**2
-        return Epoch(epoch, float(train_loss) * unit, stop_metric * unit, time.perf_counter() - start)
+        stop_metric = self._stop_metric(epoch) * unit
+        return Epoch(epoch, float(np.mean(self.under_way.losses)) * unit, stop_metric, time.perf_counter() - start)
 
-    def _step(self, epoch: int, step: int, rows: np.ndarray, rate: float) -> Tensor:
-        """One optimiser step on the global batch ``rows``, of which this rank computes its share."""
-        _seed(self.spec.seed, epoch, step, self.rank)
-        own = rows[self.rank :: self.world]
-        ids, mask = collate([self.train_rows.tokens[i] for i in own], self.pad)
-        target, weight = torch.zeros(len(ids)), torch.zeros(len(ids))
-        target[: len(own)] = self.train_rows.targets[own].float()
-        weight[: len(own)] = 1.0
-        weight = weight.to(self.device)
-        residual = target.to(self.device) - self.engine(ids.to(self.device), mask.to(self.device))
-        moments = objectives.global_moments(residual, weight)
-        if not torch.isfinite(moments.mean):
-            raise Diverged.at(self.spec, epoch, f"step {step + 1}", tuple(self.train_rows.ids[i] for i in rows))
-        loss = self.loss(residual, weight, moments, self.world)
-        self.engine.step(loss, rate)
-        return loss.detach()
+    def _step(self, epoch: int, step: int, rows: np.ndarray, rate: float) -> float:
+        """One optimiser step on the global batch ``rows``; the objective on it.
 
-    @torch.no_grad()
-    def _evaluate(self, epoch: int) -> float:
-        """The objective's metric on the stop rows, in standardised units; NaN without enough of them."""
+        Where a rank's rows do not go through the model at once, they go through it twice: first all micro-batches
+        without a graph, for the moments of the whole step, then each with its graph, with the same dropout.
+        """
+        data = self.train_rows
+        micro = [
+            ranks[self.rank] for ranks in deal(rows, data.lengths, self.world, self.spec.training.micro_batch_size)
+        ]
+        if len(micro) == 1:
+            parts = [self._influence(epoch, step, 0, micro[0])]
+        else:
+            with torch.no_grad():
+                parts = [self._influence(epoch, step, number, own) for number, own in enumerate(micro)]
+        total = torch.stack([objectives.sums(u, weight) for u, weight in parts]).sum(0)
+        dist.all_reduce(total)
+        if not torch.isfinite(total).all():
+            raise self._diverged(epoch, step, rows, "loss")
+        form = objectives.Form.of(self.spec.objective, total)
+        for number, own in enumerate(micro):
+            u, weight = parts[0] if len(micro) == 1 else self._influence(epoch, step, number, own)
+            self.engine.backward(form.share(u, weight, self.world))
+        if not math.isfinite(self.engine.step(rate)):
+            raise self._diverged(epoch, step, rows, "gradient")
+        return form.value(total)
+
+    def _influence(self, epoch: int, step: int, number: int, own: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Influence residuals u (n, d) of a micro-batch and their weights (n,); no rows give one row of weight 0."""
+        _seed(self.spec.seed, epoch, step, number, self.rank)
+        data = self.train_rows
+        ids, mask = self.predictor.collate([data.tokens[i] for i in own])
+        read = self.predictor.read(self.engine(ids.to(self.device), mask.to(self.device)))
+        if not len(own):
+            return read[:, None].expand(1, data.weights.shape[1]), torch.zeros(1, device=self.device)
+        target, weights = (tensor[own].to(self.device, torch.float32) for tensor in (data.targets, data.weights))
+        return weights * (target - read)[:, None], torch.ones(len(own), device=self.device)
+
+    def _diverged(self, epoch: int, step: int, rows: np.ndarray, quantity: str) -> Diverged:
+        ids = tuple(self.train_rows.ids[i] for i in rows)
+        return Diverged.at(self.spec, epoch, f"step {step + 1}", ids, quantity)
+
+    def agreed(self, *flags: bool) -> list[bool]:
+        """Rank 0's ``flags``, on every rank."""
+        told = torch.tensor(flags, dtype=torch.uint8, device=self.device)
+        dist.broadcast(told, 0)
+        return [bool(flag) for flag in told.tolist()]
+
+    # ------------------------------------------------------------------------------------------------- predicting
+
+    def _stop_metric(self, epoch: int) -> float:
+        """The objective on the stop rows, in standardised units; NaN without enough of them."""
         if not self.selects:
             return math.nan
-        self.engine.train(False)
-        predicted = torch.zeros(len(self.stop_rows.ids), dtype=torch.float64, device=self.device)
-        order = np.argsort([len(ids) for ids in self.stop_rows.tokens], kind="stable")
-        chunk = self.spec.training.batch_size * self.world
-        for start in range(0, len(order), chunk):
-            own = order[start : start + chunk][self.rank :: self.world]
-            ids, mask = collate([self.stop_rows.tokens[i] for i in own], self.pad)
-            predicted[own] = self.engine(ids.to(self.device), mask.to(self.device))[: len(own)].double()
-        dist.all_reduce(predicted)
-        metric = objectives.metric(self.spec.objective, self.stop_rows.targets - predicted.cpu())
+        data = self.stop_rows
+        residual = data.targets - torch.from_numpy(self._predict(data.tokens))
+        metric = objectives.metric(self.spec.objective, data.weights * residual[:, None])
         if not math.isfinite(metric):
-            raise Diverged.at(self.spec, epoch, "early stopping", self.stop_rows.ids)
+            raise Diverged.at(self.spec, epoch, "early stopping", data.ids)
         return metric
+
+    def _predict(self, tokens: Sequence[np.ndarray]) -> np.ndarray:
+        """Standardised predictions (n,), float64, of token arrays; NaN for empty ones."""
+        self.engine.train(False)
+        lengths = np.array([len(ids) for ids in tokens], dtype=np.int64)
+        found = torch.zeros(len(tokens), dtype=torch.float64, device=self.device)
+        # What ZeRO-3 gathers in inference mode could not be trained with afterwards.
+        with torch.no_grad() if self.engine.stage == 3 else torch.inference_mode():
+            for rows in batches_by_tokens(lengths, self.world * EVALUATION_TOKENS):
+                own = rows[self.rank :: self.world]
+                ids, mask = self.predictor.collate([tokens[i] for i in own])
+                read = self.predictor.read(self.engine(ids.to(self.device), mask.to(self.device)))
+                found[own] = read[: len(own)].double()
+            dist.all_reduce(found)
+        return np.where(lengths > 0, found.cpu().numpy(), np.nan)
+
+    def predict(self, texts: Sequence[str | None]) -> np.ndarray:
+        """Predictions (n,), float64, in the answer's unit; NaN where there is none. As :meth:`Predictor.predict`."""
+        scale = self.predictor.scale
+        return scale.center + scale.spread * self._predict(self.predictor.encode(texts).tokens) + scale.offset
+
+    # ------------------------------------------------------------------------------------------------- finishing
+
+    def finish(self) -> None:
+        """Take up the best epoch's weights, and move the mean residual over the fine-tune's own rows to zero."""
+        self.engine.restore(self.weights)
+        rows = (self.spec.train, self.spec.stop)
+        residual = np.concatenate([part.answers for part in rows]) - self.predict(
+            [t for part in rows for t in part.texts]
+        )
+        self.predictor.centre(float(np.nanmean(residual)))
+
+    @property
+    def result(self) -> FitResult:
+        return FitResult(self.spec.name, tuple(self.curve), self.best_epoch, sum(epoch.seconds for epoch in self.curve))
+
+    def save_model(self, directory: Path) -> None:
+        """Write the finished model's folder (rank 0), in the precision that it computes with."""
+        weights = self.engine.whole(self.predictor.stored())
+        if self.rank == 0:
+            folder.save(self.predictor, directory, weights)
+        else:
+            for _ in weights:
+                pass
 
     # ------------------------------------------------------------------------------------------------- resuming
 
-    def _save(self, folder: Path) -> None:
-        self.engine.save(folder)
+    def save(self, directory: Path) -> None:
+        """Write what :meth:`resume` reads: the ranks' training states, the curve, and the best weights so far."""
+        self.engine.save(directory)
         if self.rank == 0:
-            save_file(self.weights, folder / WEIGHTS)
-            (folder / PROGRESS).write_text(json.dumps([asdict(epoch) for epoch in self.curve]), encoding="utf-8")
+            save_file(self.weights, directory / WEIGHTS)
+            progress = {"curve": [asdict(epoch) for epoch in self.curve], "under_way": asdict(self.under_way)}
+            (directory / PROGRESS).write_text(json.dumps(progress), encoding="utf-8")
 
-    def _load(self, folder: Path) -> None:
-        self.engine.load(folder)
-        self.curve = [Epoch(**epoch) for epoch in json.loads((folder / PROGRESS).read_text(encoding="utf-8"))]
-        self.best_epoch = _best(self.curve, self.spec.training.min_epochs) if self.selects else len(self.curve)
-        self.weights = load_file(folder / WEIGHTS) if self.rank == 0 else {}
+    def resume(self, directory: Path) -> None:
+        """Go on from an earlier :meth:`save` by as many ranks."""
+        self.engine.load(directory)
+        progress = json.loads((directory / PROGRESS).read_text(encoding="utf-8"))
+        self.curve = [Epoch(**epoch) for epoch in progress["curve"]]
+        self.under_way = _Epoch(tuple(progress["under_way"]["losses"]), progress["under_way"]["seconds"])
+        if self.curve:
+            self.best_epoch = _best(self.curve, self.spec.training.min_epochs) if self.selects else len(self.curve)
+        self.weights = load_file(directory / WEIGHTS) if self.rank == 0 else {}
+
+
+@dataclass(frozen=True)
+class _Epoch:
+    """The epoch under way: the objective on each step so far, standardised, and the seconds that they took."""
+
+    losses: tuple[float, ...] = ()
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
 class _Encoded:
-    """Rows that can be trained on: ``tokens`` (n,) arrays of ids, ``targets`` standardised, float64 (n,)."""
+    """Rows that can be trained on: ``tokens`` (n,) arrays of ids, ``targets`` (n,) standardised, ``weights`` (n, d)."""
 
     ids: tuple[str, ...]
     tokens: list[np.ndarray]
+    lengths: np.ndarray
     targets: Tensor
+    weights: Tensor
 
 
 def _best(curve: list[Epoch], min_epochs: int) -> int:

@@ -14,7 +14,7 @@ import pyarrow.fs as pafs
 from ftrect_ray.finetune.spec import FitSpec
 from ftrect_ray.storage import RunStorage
 
-PROGRESS = "progress.json"  # the curve so far, in every checkpoint
+PROGRESS = "progress.json"  # the curve so far and the epoch under way, in every checkpoint
 
 
 def run_name(spec: FitSpec) -> str:
@@ -55,7 +55,7 @@ class Watch:
         for entry in filesystem.get_file_info(run):
             try:
                 with filesystem.open_input_stream(f"{entry.path}/{PROGRESS}") as file:
-                    curves.append(json.loads(file.read()))
-            except (OSError, ValueError):
+                    curves.append(json.loads(file.read())["curve"])
+            except (OSError, ValueError, TypeError):
                 continue
         return max(curves, key=len)

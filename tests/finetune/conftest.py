@@ -1,4 +1,4 @@
-"""Two real processes for what is collective."""
+"""Real processes for what is collective."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ import pytest
 
 
 @pytest.fixture
-def two_ranks(tmp_path: Path) -> Callable[[str, Any], Any]:
-    """``two_ranks(task, spec)``: what the function ``task`` of two_ranks.py answers on rank 0 of two gloo processes."""
+def ranks(tmp_path: Path) -> Callable[..., Any]:
+    """``ranks(task, spec, world=2)``: what the function ``task`` of ranks.py answers on rank 0 of gloo processes."""
 
-    def run(task: str, spec: Any) -> Any:
+    def run(task: str, spec: Any, world: int = 2) -> Any:
         (tmp_path / "spec").write_bytes(pickle.dumps(spec))
-        program = [sys.executable, str(Path(__file__).with_name("two_ranks.py")), task]
-        rest = [str(tmp_path / name) for name in ("store", "spec", "out")]
-        ranks = [
+        program = [sys.executable, str(Path(__file__).with_name("ranks.py")), task]
+        rest = [str(tmp_path / name) for name in (f"store-{task}-{world}", "spec", "out")]
+        processes = [
             subprocess.Popen(
-                [*program, str(rank), *rest],
+                [*program, str(rank), str(world), *rest],
                 env={**os.environ, "LOCAL_RANK": str(rank)},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
             )
-            for rank in (0, 1)
+            for rank in range(world)
         ]
         try:
-            output = [rank.communicate(timeout=240)[0] for rank in ranks]
+            output = [process.communicate(timeout=240)[0] for process in processes]
         finally:
-            for rank in ranks:
-                rank.kill()
-        assert [rank.returncode for rank in ranks] == [0, 0], output
+            for process in processes:
+                process.kill()
+        assert [process.returncode for process in processes] == [0] * world, output
         return json.loads((tmp_path / "out").read_text())
 
     return run

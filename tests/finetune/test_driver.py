@@ -101,7 +101,7 @@ def _wait_for_epochs(storage: Path, epochs: int) -> list[Epoch]:
     while time.monotonic() < deadline:
         for file in storage.glob("*/checkpoint_*/progress.json"):
             with contextlib.suppress(OSError, ValueError):  # half written, or replaced by a newer one just now
-                curve = [Epoch(**epoch) for epoch in json.loads(file.read_text())]
+                curve = [Epoch(**epoch) for epoch in json.loads(file.read_text())["curve"]]
                 if len(curve) >= epochs:
                     return curve
         time.sleep(0.05)
@@ -144,7 +144,7 @@ def test_watch_prints_each_epoch_once(tiny_bert: Path, make_spec, tmp_path: Path
     checkpoint = tmp_path / run_name(spec) / "checkpoint_1"
     checkpoint.mkdir(parents=True)
     curve = [asdict(Epoch(1, 0.5, 0.25, 1.0)), asdict(Epoch(2, 0.5, float("nan"), 1.0))]
-    (checkpoint / "progress.json").write_text(json.dumps(curve))
+    (checkpoint / "progress.json").write_text(json.dumps({"curve": curve}))
     watch()
     assert capsys.readouterr().err == ""  # no terminal
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)

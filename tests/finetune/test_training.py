@@ -12,11 +12,10 @@ import torch
 
 from ftrect_ray.errors import InputError
 from ftrect_ray.finetune import objectives
-from ftrect_ray.finetune.engine import join_alone
-from ftrect_ray.finetune.training import Diverged, fit_local, learning_rate_factor, train
+from ftrect_ray.finetune.batching import epoch_batches
+from ftrect_ray.finetune.training import Diverged, Fit, fit_local, learning_rate_factor
 from ftrect_ray.predictor import Predictor
 from ftrect_ray.predictor.precision import resolve_precision
-from ftrect_ray.predictor.tokens import collate
 
 CPU = torch.device("cpu")
 
@@ -54,7 +53,8 @@ def test_fit_local_learns_and_is_centred(settings, tiny_bert: Path, make_spec) -
     assert result.model_seconds > 0
     own = np.concatenate([spec.train.answers, spec.stop.answers])
     predicted, _ = predictor.predict(spec.train.texts + spec.stop.texts)
-    assert abs(np.mean(own - predicted)) < 1e-6
+    # In half precision the centre is that of the numbers as they were computed, and these are computed in full.
+    assert abs(np.mean(own - predicted)) < (0.03 if settings.get("precision") == "bf16" else 1e-6)
     assert predictor.scale.center == pytest.approx(spec.train.answers.mean())  # the stop rows are not in the scale
     assert predictor.scale.spread == pytest.approx(spec.train.answers.std())
 
@@ -95,11 +95,7 @@ def test_without_stop_rows_the_last_epoch_is_kept(stop: int, tiny_bert: Path, ma
 
 
 def test_same_seed_same_weights_bit_for_bit(tiny_bert: Path, make_spec) -> None:
-    outcomes = []
-    for seed in (1, 1, 2):
-        join_alone(CPU)
-        outcomes.append(train(replace(make_spec(tiny_bert, adapter="lora"), seed=seed), device=CPU))
-    one, same, other = (outcome.weights for outcome in outcomes)
+    one, same, other = (_run(replace(make_spec(tiny_bert, adapter="lora"), seed=seed)).weights for seed in (1, 1, 2))
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not all(torch.equal(one[name], other[name]) for name in one)
 
@@ -112,23 +108,32 @@ def test_training_leaves_the_global_generator_alone(tiny_bert: Path, make_spec) 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_resumed_is_as_if_never_stopped(stage: int, tiny_bert: Path, make_spec, tmp_path: Path) -> None:
-    """LoRA with dropout: frozen weights, optimiser state, seeds and the best weights so far all come back."""
-    spec = make_spec(tiny_bert, adapter="lora", epochs=4, zero_stage=stage, patience=4)
-    join_alone(CPU)
-    whole = train(spec, device=CPU, on_epoch=lambda epoch, save: save(_made(tmp_path / str(epoch.epoch))))
-    resumed = train(spec, device=CPU, resume=tmp_path / "2")
-    assert resumed.curve[:2] == whole.curve[:2]  # seconds too: these epochs were not run again
-    assert [epoch.stop_metric for epoch in resumed.curve] == [epoch.stop_metric for epoch in whole.curve]
-    assert all(torch.equal(resumed.weights[name], whole.weights[name]) for name in whole.weights)
-    complete = train(spec, device=CPU, resume=tmp_path / "4")
-    assert complete.curve == whole.curve
-    assert complete.best_epoch == whole.best_epoch
-    assert all(torch.equal(complete.weights[name], whole.weights[name]) for name in whole.weights)
+    """After any step, LoRA with dropout: frozen weights, optimiser, seeds and the best weights so far all come back."""
+    spec = make_spec(tiny_bert, adapter="lora", epochs=4, zero_stage=stage, patience=4, micro_batch_size=3)
+    saved = []
+
+    def save(fit: Fit, epoch_ended: bool) -> None:
+        saved.append(tmp_path / str(len(saved)))
+        saved[-1].mkdir()
+        fit.save(saved[-1])
+
+    whole = _run(spec, save)
+    assert len(saved) == 4 * (3 + 1)  # three steps an epoch, and its end
+    for folder in saved[4:12:3] + saved[-2:]:
+        resumed = _run(spec, resume=folder)
+        assert [epoch.stop_metric for epoch in resumed.curve] == [epoch.stop_metric for epoch in whole.curve]
+        assert [epoch.train_loss for epoch in resumed.curve] == [epoch.train_loss for epoch in whole.curve]
+        assert resumed.curve[0] == whole.curve[0]  # seconds too: this epoch was not run again
+        assert resumed.best_epoch == whole.best_epoch
+        assert all(torch.equal(resumed.weights[name], whole.weights[name]) for name in whole.weights)
 
 
-def _made(folder: Path) -> Path:
-    folder.mkdir()
-    return folder
+def _run(spec, after_step=lambda fit, epoch_ended: None, resume: Path | None = None) -> Fit:
+    with Fit.alone(spec) as fit:
+        if resume:
+            fit.resume(resume)
+        fit.run(after_step)
+    return fit
 
 
 def test_divergence_names_step_and_rows(tiny_bert: Path, make_spec) -> None:
@@ -177,43 +182,62 @@ def test_precision() -> None:
 
 
 def _plain_gradient(spec) -> dict[str, torch.Tensor]:
-    """By torch's autograd alone, on the concatenated batch, with the mean residual inside the graph."""
+    """By torch's autograd alone, on the concatenated first batch, with the moments inside the graph."""
     predictor = Predictor.create(spec.model, seed=spec.seed)
-    tokens = predictor.encode(spec.train.texts).tokens
-    standard = (spec.train.answers - spec.train.answers.mean()) / spec.train.answers.std()
-    residual = torch.tensor(standard, dtype=torch.float32) - predictor(
-        *collate(tokens, predictor.tokenizer.pad_token_id)
-    )
-    loss = residual.var(correction=0) if spec.objective == "variance" else residual.square().mean()
+    rows = spec.train.take(epoch_batches(len(spec.train), spec.training.batch_size, spec.seed, 1)[0])
+    target = (rows.answers - spec.train.answers.mean()) / spec.train.answers.std()
+    read = predictor.read(predictor(*predictor.collate(predictor.encode(rows.texts).tokens)))
+    u = (torch.tensor(target, dtype=torch.float32) - read)[:, None]
     mine = predictor.trainable()
-    return dict(zip(mine, torch.autograd.grad(loss, list(mine.values())), strict=True))
+    return dict(
+        zip(mine, torch.autograd.grad(objectives.OBJECTIVES[spec.objective](u), list(mine.values())), strict=True)
+    )
 
 
-@pytest.mark.ray
-def test_zero_gradients_over_two_ranks_are_those_of_the_global_batch(
-    tiny_bert: Path, tiny_llama: Path, make_spec, two_ranks
-) -> None:
-    """Every ZeRO stage; 5 rows as 3 + 2, 4 + 1 (a rank with one row) and 5 + 0 (an empty rank)."""
-    cases = [(make_spec(tiny_bert, train=5, zero_stage=stage), first) for stage in (1, 2, 3) for first in (3, 4, 5)]
-    cases.append((make_spec(tiny_bert, train=5, zero_stage=2, objective="mse"), 4))
-    cases.append((make_spec(tiny_llama, train=5, zero_stage=3, adapter="lora"), 4))
-    answers = two_ranks("engine_gradients", cases)
-    for (spec, first), answer in zip(cases, answers, strict=True):
+def _exact_cases(tiny_bert: Path, tiny_llama: Path, make_spec) -> list:
+    """ZeRO 1, 2, 3 × full, LoRA × accumulation over 1 and 4 micro-batches (and rows one by one); 7 rows a step."""
+    cases = []
+    for stage in (1, 2, 3):
+        for folder, adapter in ((tiny_bert, "full"), (tiny_llama, "lora")):
+            for micro in (None, 1, 2):
+                settings = {
+                    "zero_stage": stage,
+                    "adapter": adapter,
+                    "micro_batch_size": micro,
+                    "lora": {"dropout": 0.0},
+                }
+                cases.append(make_spec(folder, train=7, batch_size=7, **settings))
+    cases.append(make_spec(tiny_bert, train=7, batch_size=7, micro_batch_size=2, objective="mse"))
+    cases.append(make_spec(tiny_bert, train=3, batch_size=1, objective="mse"))  # the second rank is empty
+    return cases
+
+
+def _assert_gradients(cases, answers) -> None:
+    for spec, answer in zip(cases, answers, strict=True):
         plain = _plain_gradient(spec)
         assert plain.keys() == answer.keys()
+        assert max(gradient.abs().max() for gradient in plain.values()) > 0.01
         for name, gradient in plain.items():
             worst = (torch.tensor(answer[name]) - gradient.flatten()).abs().max().item()
-            assert worst <= 1e-6, f"stage {spec.training.zero_stage}, {first} rows on rank 0, {name}: {worst}"
+            assert worst <= 1e-6, f"{spec.training}, {name}: {worst}"
 
 
 @pytest.mark.ray
-def test_two_ranks_train_the_same_model_as_one(tiny_bert: Path, make_spec, two_ranks) -> None:
+@pytest.mark.parametrize("world", [1, 2])
+def test_gradients_are_those_of_the_global_batch(
+    world: int, tiny_bert: Path, tiny_llama: Path, make_spec, ranks
+) -> None:
+    cases = _exact_cases(tiny_bert, tiny_llama, make_spec)
+    _assert_gradients(cases, ranks("first_gradients", cases, world))
+
+
+@pytest.mark.ray
+def test_two_ranks_train_the_same_model_as_one(tiny_bert: Path, make_spec, ranks) -> None:
     """Whole fine-tunes; steps of one row leave the second rank empty throughout."""
     specs = [make_spec(tiny_bert, zero_stage=stage) for stage in (1, 2, 3)]
     specs.append(make_spec(tiny_bert, train=6, stop=3, batch_size=1, objective="mse", learning_rate=1e-3))
-    join_alone(CPU)
-    for spec, (metrics, weights) in zip(specs, two_ranks("whole_fit", specs), strict=True):
-        alone = train(spec, device=CPU)
+    for spec, (metrics, weights) in zip(specs, ranks("whole_fit", specs), strict=True):
+        alone = _run(spec)
         np.testing.assert_allclose(metrics, [epoch.stop_metric for epoch in alone.curve], rtol=1e-4)
         for name, weight in alone.weights.items():
             if weight.ndim > 1:  # a level has no gradient but rounding noise, which Adam enlarges: biases may differ
@@ -225,9 +249,3 @@ def test_a_step_of_one_row_moves_the_mse_model(tiny_bert: Path, make_spec) -> No
     predictor, result = fit_local(spec)
     assert result.curve[1].train_loss < result.curve[0].train_loss
     assert np.isfinite(predictor.predict(spec.train.texts)[0]).all()
-
-
-def test_objectives_are_the_studys() -> None:
-    from ftrect_ray.study import Study
-
-    assert set(objectives.LOSSES) == set(Study.model_fields["objective"].annotation.__args__)

@@ -1,0 +1,104 @@
+"""Run by tests as a program: one of several gloo processes. ``ranks.py TASK RANK WORLD STORE SPEC OUT``.
+
+It is a program, not a test helper to import, because each rank must be a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+ROWS, FEATURES, SPLITS = 7, 3, [(4, 3), (6, 1), (7, 0), (0, 7)]
+
+
+def data() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Inputs (ROWS, FEATURES), answers (ROWS,), and weights (FEATURES,) of a small nonlinear model; float64."""
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(ROWS, FEATURES, dtype=torch.float64, generator=generator)
+    y = torch.randn(ROWS, dtype=torch.float64, generator=generator) + 5
+    return x, y, torch.randn(FEATURES, dtype=torch.float64, generator=generator)
+
+
+def objectives_over_ranks(rank: int, spec: None) -> list:
+    """Gradient and value of each objective for each split of the rows, averaged over ranks as DeepSpeed does."""
+    from ftrect_ray.finetune import objectives
+
+    x, y, start = data()
+    answers = []
+    for first, _ in SPLITS:
+        for objective in objectives.OBJECTIVES:
+            w = start.clone().requires_grad_()
+            own = slice(0, first) if rank == 0 else slice(first, ROWS)
+            weight = torch.ones(len(y[own]))
+            if len(weight):
+                residual = y[own] - torch.tanh(x[own] @ w)
+            else:  # an empty rank's row of padding; its residual must count nowhere
+                residual, weight = (x[:1] @ w) + 1e6, torch.zeros(1)
+            total = objectives.sums(residual[:, None], weight)
+            dist.all_reduce(total)
+            value = objectives.Form.of(objective, total).share(residual[:, None], weight, 2)
+            (gradient,) = torch.autograd.grad(value, w)
+            both = torch.cat([gradient, value.detach().reshape(1)]) / 2
+            dist.all_reduce(both)
+            told = {"data": [x.tolist(), y.tolist(), start.tolist()], "answer": both.tolist()}
+            answers.append([objective, first, told])
+    return answers
+
+
+def first_gradients(rank: int, specs: list) -> list:
+    """The whole gradient that DeepSpeed holds after the backward passes of the first step of each fine-tune."""
+    from deepspeed.utils import safe_get_full_grad
+
+    from ftrect_ray.finetune.batching import epoch_batches
+    from ftrect_ray.finetune.training import Fit
+
+    answers = []
+    for spec in specs:
+        with Fit(spec, torch.device("cpu")) as fit:
+            seen: dict[str, list[float]] = {}
+
+            def keep(rate: float, fit: Fit = fit, seen: dict[str, list[float]] = seen) -> float:
+                fit.engine._engine._running_engine_step = True  # the boundary, as step() makes it
+                if not fit.engine._engine.zero_optimization_partition_gradients():
+                    fit.engine._engine.allreduce_gradients()
+                else:
+                    fit.engine._engine.optimizer.finalize_gradient_accumulation_boundary()
+                for name, parameter in fit.predictor.trainable().items():
+                    seen[name] = safe_get_full_grad(parameter).flatten().tolist()
+                return 0.0
+
+            fit.engine.step = keep  # type: ignore[method-assign]
+            fit.engine.train(True)
+            batches = epoch_batches(len(fit.train_rows.ids), spec.training.batch_size, spec.seed, 1)
+            fit._step(1, 0, batches[0], 1.0)
+            answers.append(seen)
+    return answers
+
+
+def whole_fit(rank: int, specs: list) -> list:
+    """Curves and best weights of whole fine-tunes."""
+    from ftrect_ray.finetune.training import Fit
+
+    answers = []
+    for spec in specs:
+        with Fit(spec, torch.device("cpu")) as fit:
+            fit.run()
+            weights = {name: w.flatten().tolist() for name, w in fit.weights.items()}
+            answers.append([[epoch.stop_metric for epoch in fit.curve], weights])
+    return answers
+
+
+if __name__ == "__main__":
+    task, rank, world, store, spec, out = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:]
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
+    answer = globals()[task](rank, pickle.loads(Path(spec).read_bytes()))
+    if rank == 0:
+        Path(out).write_text(json.dumps(answer))
+    dist.barrier()
+    dist.destroy_process_group()
