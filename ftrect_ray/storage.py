@@ -182,6 +182,21 @@ class RunStorage:
                 for finished in sorted(path for path in Path(folder).iterdir() if not path.name.startswith(".")):
                     self._upload(finished, *parts, finished.name)
 
+    @contextmanager
+    def local_copy(self, *parts: str) -> Iterator[Path]:
+        """A folder of the run itself where that is local, else a copy for as long as the block lasts."""
+        if self.is_local:
+            yield Path(self.path(*parts))
+            return
+        with tempfile.TemporaryDirectory(prefix="ftrect-") as copy:
+            pafs.copy_files(
+                self.path(*parts),
+                copy,
+                source_filesystem=self.filesystem,
+                destination_filesystem=pafs.LocalFileSystem(),
+            )
+            yield Path(copy)
+
     def _upload(self, local: Path, *parts: str) -> None:
         target = self.path(*parts)
         with self._writing(target):

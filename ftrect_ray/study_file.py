@@ -6,7 +6,7 @@ Nothing outside this module knows YAML.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -206,9 +206,19 @@ def _remedy(kind: str) -> str:
     }.get(kind, "see 'ftrect init' for the commented settings")
 
 
-def default_study_text() -> str:
-    """The commented study file that ``ftrect init`` writes and ``make demo`` runs."""
-    return (Path(__file__).parent / "default_study.yaml").read_text(encoding="utf-8")
+def default_study_text(sections: Mapping[str, Any] | None = None) -> str:
+    """The commented study file that ``ftrect init`` writes and ``make demo`` runs, with other ``sections`` if any."""
+    text = (Path(__file__).parent / "default_study.yaml").read_text(encoding="utf-8")
+    for name, settings in (sections or {}).items():
+        block = dump_sections({name: settings})
+        text, found = re.subn(rf"^{name}:.*\n(?: .*\n)*", block, text, flags=re.MULTILINE)
+        text += "" if found else f"\n{block}"
+    return text
+
+
+def dump_sections(sections: Mapping[str, Any]) -> str:
+    """Parts of a study as YAML, in the given order."""
+    return yaml.safe_dump(dict(sections), sort_keys=False, allow_unicode=True)
 
 
 def dump_study(study: Study) -> str:

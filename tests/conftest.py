@@ -241,3 +241,47 @@ def make_spec():
         )
 
     return make
+
+
+@pytest.fixture
+def make_model_run(tmp_path: Path) -> Callable[..., RunStorage]:
+    """``make_model_run(base, models=["fold-0"], objective="variance", …settings of Model)``: a run with models alone.
+
+    A model's weights are as if trained; its ledger has 9 labels that trained it and 3 that chose its epoch.
+    """
+    import torch
+
+    from ftrect_ray.predictor import Predictor, Scale
+    from ftrect_ray.study import Model
+
+    def make(
+        base: str | Path, *, models: tuple[str, ...] = ("fold-0",), objective: str = "variance", **settings
+    ) -> RunStorage:
+        model = Model(name=str(base), max_tokens=16, **settings)
+        ids = [f"r{i}" for i in range(12 * len(models))]
+        storage, ledger = RunStorage.open(tmp_path / "run"), Ledger(ids)
+        storage.create()
+        for number, name in enumerate(models):
+            predictor = Predictor.create(model, seed=number, scale=Scale(5.0, 2.0, 0.25, 5.0))
+            generator = torch.Generator().manual_seed(number)
+            with torch.no_grad():
+                for parameter in predictor.trainable().values():
+                    parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+            predictor.save(storage.path("model", name))
+            mine = ids[12 * number : 12 * number + 12]
+            ledger.record(Use.FINETUNE, name, mine[:9])
+            ledger.record(Use.EARLY_STOP, name, mine[9:])
+        ledger.save(storage)
+        study = Study.model_validate(
+            {
+                "study": "small",
+                "data": {"table": "answers.csv", "text": "text"},
+                "design": "crossfit",
+                "objective": objective,
+                "model": model,
+            }
+        )
+        storage.write_bytes(dump_study(study).encode(), "study.yaml")
+        return storage
+
+    return make

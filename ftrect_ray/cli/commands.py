@@ -13,15 +13,17 @@ from typing import Any
 
 from ftrect_ray.cli.plan import plan
 from ftrect_ray.errors import InputError
+from ftrect_ray.sizing.presets import PRESETS
 from ftrect_ray.study import Study
 from ftrect_ray.study_file import default_study_text, load_study
 
 
 def init(options: Namespace) -> int:
     path = Path(options.study)
+    text = default_study_text(PRESETS[options.preset].settings if options.preset else None)
     try:
         with open(path, "x", encoding="utf-8") as file:
-            file.write(default_study_text())
+            file.write(text)
     except FileExistsError:
         raise InputError(
             "the file is there already", where=str(path), mend="choose another name; nothing was overwritten"
@@ -75,6 +77,24 @@ def estimate(options: Namespace) -> int:
     return estimate_table(options)
 
 
+def export(options: Namespace) -> int:
+    from ftrect_ray.predictor import export as exporting
+
+    with _stdout_for_the_result():
+        facts = exporting.export(
+            options.run, options.output, model=options.model, merge=options.merge, dtype=options.dtype
+        )
+    if facts["note"]:
+        print(f"note: {facts['note']}", file=sys.stderr)
+    if options.json:
+        _print_json(facts)
+    else:
+        held = {"full": "the whole model", "lora": "the adapter", "head": "the readout"}[facts["adapter"]]
+        size = f"{len(facts['files'])} files, {facts['bytes'] / 1e6:.1f} MB"
+        print(f"{facts['folder']}: {held} of {facts['model']!r} in {facts['dtype']}, {size}; see its README.md")
+    return 0
+
+
 def serve(options: Namespace) -> int:
     from ftrect_ray.serving import serve_runs
 
@@ -119,6 +139,7 @@ COMMANDS: dict[str, Callable[[Namespace], int]] = {
     **dict.fromkeys(["pilot", "allocate", "finetune", "predict", "rectify", "report"], stage),
     "estimate": estimate,
     "plan": plan,
+    "export": export,
     "serve": serve,
     "submit": submit,
     "data": data,

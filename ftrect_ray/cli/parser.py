@@ -123,6 +123,17 @@ def names(option: str) -> Callable[[str], tuple[str, ...]]:
     return convert
 
 
+def name_of(option: str) -> Callable[[str], str]:
+    """A name of 1 to 300 characters."""
+
+    def convert(text: str) -> str:
+        if not 0 < len(text.strip()) <= 300:
+            raise InputError(f"{option!r} must not be empty, nor longer than 300 characters")
+        return text
+
+    return convert
+
+
 def pair(option: str) -> Callable[[str], tuple[float, float]]:
     """``LOW,HIGH``."""
 
@@ -164,6 +175,7 @@ def build() -> tuple[Parser, dict[str, Parser]]:
 
     init = command("init", "Write a commented study file to start from.")
     init.add_argument("study", metavar="STUDY.yaml")
+    init.add_argument("--preset", choices=["0.5b", "7b", "70b"], help="settings for a model of this size")
 
     validate = command("validate", "Report every error of a study file and its data; run nothing.")
     _study_options(validate)
@@ -185,7 +197,15 @@ def build() -> tuple[Parser, dict[str, Parser]]:
             "estimate", "Rectify predictions that are already in a table; rows without a label are the unlabelled ones."
         )
     )
-    _plan(command("plan", "What a scaling law says: split, folds, width, and whether to fine-tune at all."))
+    _plan(command("plan", "What a scaling law says of labels (split, folds, width), or a model's size of machines."))
+
+    export = command("export", "Write a model of a run as a folder that others can use without this package.")
+    export.add_argument("run", metavar="RUN_DIR", help="a path or URI")
+    export.add_argument("-o", "--output", required=True, metavar="DIR", help="new or empty")
+    export.add_argument("--model", metavar="NAME", help="for example fold-0; default the only one")
+    export.add_argument("--merge", action="store_true", help="the whole backbone, the adapter merged into it")
+    export.add_argument("--dtype", choices=["fp32", "bf16"], default="fp32", help="of the stored weights")
+    export.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
     serve = command("serve", "Answer questions about finished runs over HTTP.")
     serve.add_argument("runs", metavar="RUN_DIR", nargs="+")
@@ -298,22 +318,47 @@ def _estimate(parser: Parser) -> None:
 
 
 def _plan(parser: Parser) -> None:
-    parser.add_argument(
-        "--law", type=law, required=True, metavar="A,ALPHA,B", help="Var(Y - f) = A·s^-ALPHA + B after s labels"
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--law", type=law, metavar="A,ALPHA,B", help="Var(Y - f) = A·s^-ALPHA + B after s labels")
+    what.add_argument(
+        "--model",
+        type=name_of("--model"),
+        metavar="ID",
+        help="0.5b, 7b, 70b, a named model, a folder with config.json, or a Hugging Face id",
     )
-    parser.add_argument("--labels", type=whole("--labels", 4), required=True, metavar="N")
-    parser.add_argument("--unlabeled", type=whole("--unlabeled", 1), metavar="M", help="default: unlimited")
-    parser.add_argument(
-        "--variance",
-        type=positive("--variance"),
-        metavar="S2",
-        help="Var(Y); needed to compare with the classical mean",
+
+    labels = parser.add_argument_group("with --law")
+    labels.add_argument("--labels", type=whole("--labels", 4), metavar="N", help="needed")
+    labels.add_argument("--unlabeled", type=whole("--unlabeled", 1), metavar="M", help="default: unlimited")
+    labels.add_argument(
+        "--variance", type=positive("--variance"), metavar="S2", help="Var(Y); to compare with the classical mean"
     )
-    parser.add_argument(
+    labels.add_argument(
         "--half-width",
         type=positive("--half-width"),
         metavar="W",
         help="also say how many labels this half-width needs",
     )
-    parser.add_argument("--alpha", type=open_unit("alpha"), default=0.05)
+    labels.add_argument("--alpha", type=open_unit("alpha"), help="default 0.05")
+
+    memory = parser.add_argument_group("with --model")
+    memory.add_argument("--gpus", type=whole("--gpus", 1, 1024), metavar="N", help="needed; one worker each")
+    memory.add_argument("--gpu-memory", type=positive("--gpu-memory"), metavar="GIB", help="needed; of one GPU")
+    memory.add_argument("--host-memory", type=positive("--host-memory"), metavar="GIB", help="of one host")
+    memory.add_argument(
+        "--gpus-per-node", type=whole("--gpus-per-node", 1), metavar="N", help="default 8, or all where fewer"
+    )
+    memory.add_argument("--adapter", choices=["full", "lora", "head"], help="default full")
+    memory.add_argument("--lora-rank", type=whole("--lora-rank", 1), metavar="R", help="default 8")
+    memory.add_argument(
+        "--options", type=whole("--options", 2, 200), metavar="K", help="read K answer options instead of a head"
+    )
+    memory.add_argument("--tokens", type=whole("--tokens", 8, 131_072), metavar="T", help="of a text; default 128")
+    memory.add_argument("--batch", type=whole("--batch", 1), metavar="B", help="texts of a step, all GPUs; default 16")
+    memory.add_argument("--precision", choices=["bf16", "fp32"], help="default bf16")
+    memory.add_argument("--zero-stage", type=int, choices=[1, 2, 3], help="this one only")
+    memory.add_argument("--offload", choices=["none", "optimizer", "parameters"], help="this one only")
+    memory.add_argument(
+        "--gradient-checkpointing", choices=["yes", "no", "auto"], help="default auto: where it is needed"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")

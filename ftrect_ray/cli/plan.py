@@ -1,4 +1,4 @@
-"""``ftrect plan``: arithmetic of a scaling law; no data."""
+"""``ftrect plan``: arithmetic of a scaling law, or of a model's memory; no data."""
 
 from __future__ import annotations
 
@@ -6,14 +6,45 @@ import json
 from argparse import Namespace
 from typing import Any
 
+from ftrect_ray.errors import InputError
+
+OF_LAW = ("labels", "unlabeled", "variance", "half_width", "alpha")
+OF_MODEL = (
+    *("gpus", "gpu_memory", "host_memory", "gpus_per_node", "adapter", "lora_rank", "options", "tokens", "batch"),
+    *("precision", "zero_stage", "offload", "gradient_checkpointing"),
+)
+
 
 def plan(options: Namespace) -> int:
+    """What a law says about a budget of labels, or a model about the machines that it needs."""
+    of_law = options.law is not None
+    about, others = ("--law", OF_MODEL) if of_law else ("--model", OF_LAW)
+    needed = ["labels"] if of_law else ["gpus", "gpu_memory"]
+    for name in others:
+        if getattr(options, name) is not None:
+            raise InputError(f"{_flag(name)!r} does not go with '{about}'", where="ftrect plan", mend="leave it out")
+    for name in needed:
+        if getattr(options, name) is None:
+            raise InputError(f"'{about}' needs {_flag(name)!r}", where="ftrect plan", mend="see 'ftrect plan --help'")
+    if of_law:
+        return plan_labels(options)
+    from ftrect_ray.cli.memory import plan_memory
+
+    return plan_memory(options)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def plan_labels(options: Namespace) -> int:
     """What a law says about a budget of labels."""
     from ftrect_ray import allocation
 
+    alpha = 0.05 if options.alpha is None else options.alpha
     law = allocation.ScalingLaw(*options.law)
     n, m, variance = options.labels, options.unlabeled, options.variance
-    designs = allocation.plan(law, labels=n, unlabeled=m, variance=variance, folds=(2, 3, 5), alpha=options.alpha)
+    designs = allocation.plan(law, labels=n, unlabeled=m, variance=variance, folds=(2, 3, 5), alpha=alpha)
     split = allocation.optimal_split(law, n, m, variance=variance)
     best = designs.choose()
     document: dict[str, Any] = designs.to_dict() | {
@@ -26,7 +57,7 @@ def plan(options: Namespace) -> int:
     }
     if options.half_width is not None:
         document["labels_for_half_width"] = allocation.labels_for_half_width(
-            law, options.half_width, unlabeled=m, variance=variance, folds=(2, 3, 5), alpha=options.alpha
+            law, options.half_width, unlabeled=m, variance=variance, folds=(2, 3, 5), alpha=alpha
         )
     if options.json:
         print(json.dumps(document, indent=2, allow_nan=False))

@@ -10,10 +10,18 @@ import re
 from typing import Any
 
 from ftrect_ray.errors import InputError, near_match
-from ftrect_ray.models.checking import check_model_folder, count_parameters
+from ftrect_ray.models.checking import check_model_folder, count_parameters, stored_tensors
 from ftrect_ray.models.named import MODELS, NamedModel, named_folder
 
-__all__ = ["MODELS", "NamedModel", "check_model_folder", "count_parameters", "model_card", "resolve_model"]
+__all__ = [
+    "MODELS",
+    "NamedModel",
+    "check_model_folder",
+    "count_parameters",
+    "model_card",
+    "resolve_model",
+    "stored_tensors",
+]
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 MAX_ID_CHARACTERS = 200

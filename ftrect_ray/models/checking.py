@@ -13,6 +13,7 @@ from ftrect_ray.errors import InputError
 MAX_CONFIG_BYTES = 16 << 20
 MAX_HEADER_BYTES = 100_000_000
 MAX_TENSORS = 100_000
+FLOATS = ("F64", "F32", "F16", "BF16")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.txt", "vocab.json")
 
 
@@ -30,6 +31,11 @@ def check_model_folder(path: str | Path) -> None:
         adapter = (folder / "adapter_config.json").exists()
         mend = "this is an adapter; name the folder of a whole model" if adapter else "name the folder that holds it"
         raise InputError(f"model folder {shown} has no config.json", mend=mend)
+    if (folder / "adapter_config.json").exists():
+        raise InputError(
+            f"model folder {shown} has an adapter beside the model (adapter_config.json)",
+            mend="merge the adapter, or put it into a folder of its own",
+        )
     for filename in ("config.json", "tokenizer_config.json"):
         if "auto_map" in (_read_json(folder / filename, shown) or {}):
             raise InputError(
@@ -52,7 +58,7 @@ def _read_json(path: Path, shown: str) -> dict[str, Any] | None:
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise ValueError("too large")
         content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f"{path.name} of model folder {shown} is not JSON: {error}", mend="fetch the model anew"
         ) from None
@@ -114,14 +120,22 @@ def _check_weights(path: Path, shown: str) -> None:
             raise ValueError(f"{len(header)} tensors, more than {MAX_TENSORS}")
         with safe_open(path, framework="np"):
             pass
-    except (ValueError, RecursionError, SafetensorError) as error:
+        for name, tensor in header.items():
+            if name.endswith((".weight", ".bias")) and tensor["dtype"] not in FLOATS:
+                raise ValueError(f"tensor {name!r} holds {tensor['dtype']}, not floating-point numbers")
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
         raise InputError(
             f"{path.name} of model folder {shown} is not a sound safetensors file: {error}", mend="fetch the model anew"
         ) from None
 
 
+def stored_tensors(folder: str | Path) -> dict[str, dict[str, Any]]:
+    """``dtype`` and ``shape`` of each tensor of a checked model folder, by name; the weights are not read."""
+    headers = [_read_header(weights) for weights in _weights(Path(folder), repr(str(folder)))]
+    return {name: tensor for header in headers for name, tensor in header.items() if name != "__metadata__"}
+
+
 def count_parameters(folder: str | Path) -> int:
     """Floating-point numbers in the weights of a checked model folder (integer tensors are buffers)."""
-    headers = [_read_header(weights) for weights in _weights(Path(folder), repr(str(folder)))]
-    tensors = [tensor for header in headers for name, tensor in header.items() if name != "__metadata__"]
+    tensors = stored_tensors(folder).values()
     return sum(math.prod(tensor["shape"]) for tensor in tensors if tensor["dtype"].startswith(("F", "BF")))

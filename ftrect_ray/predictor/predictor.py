@@ -5,13 +5,18 @@
 ``center`` and ``spread`` are the mean and standard deviation of the training answers, so that the readout
 starts at the mean and its weights live on a unit scale. The variance objective leaves the level of f free;
 ``offset`` sets it afterwards, such that the mean residual over the model's own rows is zero.
+
+With answer options there is no linear layer: f(x) = Σ_k p_k v_k + offset, see ``options``. Training sees it
+standardised by the same ``center`` and ``spread``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import peft
@@ -22,11 +27,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ftrect_ray.models import resolve_model
 from ftrect_ray.predictor import folder
 from ftrect_ray.predictor.head import Head, pool
+from ftrect_ray.predictor.options import AnswerOptions
 from ftrect_ray.predictor.pretrained import (
     adapt,
     check_fit,
     digest_of,
     load_backbone,
+    load_config,
     load_tokenizer,
     pooling_of,
 )
@@ -53,10 +60,33 @@ class Scale:
         return cls(center, spread if spread > 1e-12 * max(1.0, abs(center)) else 1.0, 0.0, center)
 
 
+@dataclass(frozen=True)
+class Scores:
+    """What a model says of n texts.
+
+    Attributes
+    ----------
+    values : ndarray, float64 (n,)
+        In the answer's unit; NaN where there is none.
+    errors : list of str or None
+        Why there is none.
+    cut : int
+        Texts that were longer than the model reads.
+    probabilities : ndarray, float64 (n, K), or None
+        Of the answer options, where the model has them; rows of NaN where there are none.
+    """
+
+    values: np.ndarray
+    errors: list[str | None]
+    cut: int
+    probabilities: np.ndarray | None
+
+
 class Predictor(nn.Module):
     """Backbone, pooling, readout and tokenizer of one fine-tuned model.
 
-    Use :meth:`create` for a fresh one and :meth:`load` for a saved one.
+    Use :meth:`create` for a fresh one and :meth:`load` for a saved one. The readout is either ``head`` or ``options``;
+    the other is None.
     """
 
     def __init__(
@@ -67,10 +97,12 @@ class Predictor(nn.Module):
         model: Model,
         scale: Scale,
         base_digest: str,
+        options: AnswerOptions | None = None,
     ) -> None:
         super().__init__()
         self.backbone, self.head, self.tokenizer = backbone, head, tokenizer
-        self.model, self.scale, self.base_digest = model, scale, base_digest
+        self.model, self.scale, self.base_digest, self.options = model, scale, base_digest, options
+        self._takes = inspect.signature(self.base.forward).parameters
 
     # -------------------------------------------------------------------------------------------- making
 
@@ -90,7 +122,8 @@ class Predictor(nn.Module):
         Raises
         ------
         InputError
-            The model does not load, has no use here, or is too short for ``model.max_tokens``.
+            The model does not load, has no use here, or is too short for ``model.max_tokens``; its tokenizer cannot
+            tell the answer options apart; the adapter does not fit it.
         """
         return cls.build(model, resolve_model(model.name, model.revision), None, seed=seed, scale=scale or Scale())
 
@@ -98,18 +131,18 @@ class Predictor(nn.Module):
     def build(cls, model: Model, base: str, tokenizer_from: str | None, *, seed: int, scale: Scale) -> Predictor:
         """From the weights at ``base`` (folder or id) and the tokenizer at ``tokenizer_from`` (default: ``base``)."""
         revision = model.revision if tokenizer_from is None else None
-        backbone = load_backbone(base, revision, model)
+        config = load_config(base, revision, model)
         tokenizer = load_tokenizer(tokenizer_from or base, revision, model.name)
+        options = None if model.options is None else AnswerOptions.of(model, tokenizer)
+        backbone = load_backbone(base, revision, model, config)
         check_fit(model, backbone, tokenizer)
         model = model.model_copy(update={"pooling": pooling_of(model.pooling, backbone.config)})
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            head = Head(backbone.config.hidden_size, 1)
-            nn.init.normal_(head.weight, std=0.01)
-            nn.init.zeros_(head.bias)
+            head = None if options else _new_head(backbone.config.hidden_size)
             base_digest = digest_of(backbone)
             adapted = adapt(backbone, model)
-        return cls(adapted, head, tokenizer, model, scale, base_digest).eval()
+        return cls(adapted, head, tokenizer, model, scale, base_digest, options).eval()
 
     # --------------------------------------------------------------------------------------- saving, loading
 
@@ -161,6 +194,10 @@ class Predictor(nn.Module):
 
     # -------------------------------------------------------------------------------------------- computing
 
+    def with_readout(self, head: Head, scale: Scale) -> Predictor:
+        """Another readout on the same frozen backbone, which both then hold."""
+        return Predictor(self.backbone, head, self.tokenizer, self.model, scale, self.base_digest).eval()
+
     def train(self, mode: bool = True) -> Predictor:
         """As in torch, but a backbone that is wholly frozen keeps its dropout off."""
         super().train(mode)
@@ -169,23 +206,44 @@ class Predictor(nn.Module):
         return self
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Standardised predictions (n,) in fp32 of right-padded ``input_ids`` and ``attention_mask`` (n, tokens)."""
+        """What the model says of the rows that :meth:`collate` made, in fp32.
+
+        Standardised predictions (n,); with answer options their log-probabilities (n, K).
+        """
+        if self.head is not None:
+            return self.head(self.pooled(input_ids, attention_mask))
+        options = self._answer_options
+        kept = options.longest + 1
+        further: dict[str, Any] = {}
+        if "position_ids" in self._takes:  # a text begins at 0 wherever the padding ends
+            further["position_ids"] = (attention_mask.cumsum(1) - 1).clamp(min=0)
+        if "logits_to_keep" in self._takes:
+            further["logits_to_keep"] = kept
+        logits = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **further).logits
+        return options.log_probabilities(logits[:, -kept:])
+
+    def pooled(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The features that the head reads, fp32 (n, hidden)."""
         hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        return self.head(pool(hidden, attention_mask, self.model.pooling))
+        return pool(hidden, attention_mask, self.model.pooling)
 
     def encode(self, texts: Sequence[str | None]) -> Encoded:
-        """Token ids of each text, cut at ``model.max_tokens``; see :func:`batching.encode`."""
-        return encode(self.tokenizer, texts, self.model.max_tokens)
+        """Token ids of each text, cut at ``model.max_tokens``; with answer options, of the prompt around it."""
+        if self.options is None:
+            return encode(self.tokenizer, texts, self.model.max_tokens)
+        return self.options.prompt.encode(texts, self.model.max_tokens - self.options.longest)
 
     def collate(self, rows: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-        """What :meth:`forward` takes, from the tokens of some texts; no texts give one row of padding."""
-        return collate(rows, int(self.tokenizer.pad_token_id))
+        """What :meth:`forward` takes, from the tokens of some texts; no texts give one text of padding."""
+        pad = int(self.tokenizer.pad_token_id)
+        return collate(rows, pad) if self.options is None else self.options.collate(rows, pad)
 
     def read(self, outputs: Tensor) -> Tensor:
         """Standardised predictions (n,) from what :meth:`forward` returns."""
-        return outputs
+        if self.options is None:
+            return outputs
+        return self.options.expected(outputs, self.scale.center, self.scale.spread)
 
-    @torch.inference_mode()
     def predict(self, texts: Sequence[str | None], batch_tokens: int = 8192) -> tuple[np.ndarray, list[str | None]]:
         """Predicted answers; a text that cannot be predicted costs its own row and no other.
 
@@ -198,24 +256,92 @@ class Predictor(nn.Module):
         Returns
         -------
         values : ndarray, float64 (n,)
-            In the answer's unit; NaN where there is none.
+            In the answer's unit; NaN where there is none. With answer options, their expected value.
         errors : list of str or None, length n
             Why there is none.
         """
+        scores = self.score(texts, batch_tokens)
+        return scores.values, scores.errors
+
+    def distribution(
+        self, texts: Sequence[str | None], batch_tokens: int = 8192
+    ) -> tuple[np.ndarray, list[str | None]]:
+        """Probabilities of the K answer options, in the order of the study: float64 (n, K), and the errors.
+
+        As :meth:`predict`; rows of NaN where there are none. The scale plays no part in them.
+        """
+        scores = self.score(texts, batch_tokens)
+        if scores.probabilities is None:
+            raise _no_options()
+        return scores.probabilities, scores.errors
+
+    def score(self, texts: Sequence[str | None], batch_tokens: int = 8192) -> Scores:
+        """All that one pass over ``texts`` tells; see :meth:`predict` for the arguments."""
         encoded = self.encode(texts)
-        errors = list(encoded.errors)
-        values = np.full(len(errors), np.nan)
+        width = () if self.options is None else (len(self.options.codes),)
+        return self.scores(self._through(self, encoded.tokens, batch_tokens, *width), encoded)
+
+    def features(self, tokens: Sequence[np.ndarray], batch_tokens: int) -> Tensor:
+        """What the head reads of texts given as token ids: fp32 (n, hidden) on the CPU, NaN where there are none."""
+        return self._through(self.pooled, tokens, batch_tokens, int(self.base.config.hidden_size))
+
+    @torch.inference_mode()
+    def score_features(self, features: Tensor, encoded: Encoded) -> Scores:
+        """As :meth:`score`, from the :meth:`features` of ``encoded`` texts."""
+        assert self.head is not None
+        return self.scores(self.head(features.to(self.head.weight.device)).cpu(), encoded)
+
+    @torch.inference_mode()
+    def scores(self, outputs: Tensor, encoded: Encoded) -> Scores:
+        """The answers that ``outputs`` of :meth:`forward` stand for, one row for each of the ``encoded`` texts."""
+        values = self.scale.center + self.scale.spread * self.read(outputs).double().numpy() + self.scale.offset
+        probabilities = None if self.options is None else outputs.double().softmax(-1).numpy()
+        return Scores(values, _no_number(values, encoded.errors), encoded.cut, probabilities)
+
+    @torch.inference_mode()
+    def _through(
+        self, step: Callable[[Tensor, Tensor], Tensor], tokens: Sequence[np.ndarray], batch_tokens: int, *width: int
+    ) -> Tensor:
+        """What ``step`` says of each text, fp32 (n, *width) on the CPU; NaN where there are no tokens."""
         device = next(self.parameters()).device
         self.eval()
-        for rows in batches_by_tokens(encoded.lengths, batch_tokens):
-            ids, mask = self.collate([encoded.tokens[i] for i in rows])
-            values[rows] = self.read(self(ids.to(device), mask.to(device))).double().cpu().numpy()
-        values = self.scale.center + self.scale.spread * values + self.scale.offset
-        for i in np.flatnonzero(~np.isfinite(values)):
-            errors[i] = errors[i] or "the model gives no finite number"
-            values[i] = np.nan
-        return values, errors
+        found = torch.full((len(tokens), *width), torch.nan)
+        lengths = np.array([len(ids) for ids in tokens], dtype=np.int64)
+        for rows in batches_by_tokens(
+            lengths if self.options is None else self.options.rows_tokens(lengths), batch_tokens
+        ):
+            ids, mask = self.collate([tokens[i] for i in rows])
+            found[rows] = step(ids.to(device), mask.to(device)).float().cpu()
+        return found
+
+    @property
+    def _answer_options(self) -> AnswerOptions:
+        if self.options is None:
+            raise _no_options()
+        return self.options
 
     def centre(self, mean_residual: float) -> None:
         """Move the level of f by ``mean_residual`` (answer's unit), the mean of Y − f over the model's own rows."""
         self.scale = replace(self.scale, offset=self.scale.offset + mean_residual)
+
+
+def _new_head(hidden: int) -> Head:
+    """A readout near zero: every first prediction is the mean answer."""
+    head = Head(hidden, 1)
+    nn.init.normal_(head.weight, std=0.01)
+    nn.init.zeros_(head.bias)
+    return head
+
+
+def _no_options() -> ValueError:
+    return ValueError("the model has a regression head, and no answer options")
+
+
+def _no_number(values: np.ndarray, errors: Sequence[str | None]) -> list[str | None]:
+    """The errors of ``values`` (n,), which get NaN where they are not finite."""
+    errors = list(errors)
+    bad = ~np.isfinite(values)
+    values[bad] = np.nan
+    for i in np.flatnonzero(bad):
+        errors[i] = errors[i] or "the model gives no finite number"
+    return errors

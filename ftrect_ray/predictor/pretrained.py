@@ -5,51 +5,133 @@ Weights come from safetensors alone, and no code that lies beside them is run.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-from collections.abc import Iterator
+import json
+import re
+import typing
+import warnings
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import peft
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
-from torch import nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
-from ftrect_ray.errors import InputError
-from ftrect_ray.study import Model
+from ftrect_ray.errors import InputError, near_match
+from ftrect_ray.models import resolve_model
+from ftrect_ray.predictor.options import AnswerOptions
+from ftrect_ray.study import Lora, Model
+
+#: Fields of ``peft.LoraConfig`` that have a name of their own in the study file.
+LORA_NAMES = {"r": "rank", "lora_alpha": "alpha", "lora_dropout": "dropout", "target_modules": "targets"}
+#: Fields that are not a setting of the adapter.
+NOT_LORA = {"task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision"}
+NOT_LORA |= {"inference_mode", "runtime_config"}
+LAYER = re.compile(r"\.\d+\.")
+#: Models that read the padding on the left of a text as a part of it (measured).
+PADDED_WRONGLY = {"cpmant", "recurrent_gemma", "rwkv", "xlnet", "xlstm"}
+#: What a model folder of unknown make can raise on its way through transformers.
+LOADING = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    ImportError,
+    AssertionError,
+    SafetensorError,
+    StrictDataclassError,
+)
+
+
+def load_config(base: str, revision: str | None, model: Model) -> Any:
+    """The configuration at ``base`` (folder or Hugging Face id), without its weights.
+
+    Raises
+    ------
+    InputError
+        It does not load, is no encoder or causal model of text, or is an encoder where there are answer options.
+    """
+    try:
+        config = AutoConfig.from_pretrained(base, revision=revision, trust_remote_code=False)
+    except LOADING as error:
+        raise _cannot_load(model, error) from None
+    if getattr(config, "is_encoder_decoder", False) or not isinstance(getattr(config, "hidden_size", None), int):
+        raise InputError(
+            f"the model {model.name!r} ({config.model_type}) is neither an encoder nor a causal model of text",
+            where="model.name",
+            mend="name an encoder (BERT-like) or a causal language model",
+        )
+    if model.options is not None and not is_causal(config):
+        raise InputError(
+            f"answer options need a causal language model; {model.name!r} ({config.model_type}) is an encoder",
+            where="model.options",
+            mend="name a causal language model, or leave 'options' out",
+        )
+    if model.options is not None and config.model_type in PADDED_WRONGLY:
+        raise InputError(
+            f"answer options need a model that skips padding; {model.name!r} ({config.model_type}) does not",
+            where="model.options",
+            mend="name another model, or leave 'options' out",
+        )
+    if hasattr(config, "use_cache"):
+        config.use_cache = False
+    return config
+
+
+def is_causal(config: Any) -> bool:
+    """Does each token see only those before it? (Many encoders can also be built as decoders, by ``is_decoder``.)"""
+    if getattr(config, "is_decoder", False):
+        return True
+    if getattr(config, "use_bidirectional_attention", False) in (True, "all"):
+        return False
+    kind = config.model_type
+    return kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 
 def pooling_of(setting: str, config: Any) -> str:
     """``auto`` resolved: the last token of a causal model, the mean over an encoder's tokens."""
     if setting != "auto":
         return setting
-    architectures = getattr(config, "architectures", None) or []
-    causal = getattr(config, "is_decoder", False) or any(name.endswith("ForCausalLM") for name in architectures)
-    return "last" if causal else "mean"
+    return "last" if is_causal(config) else "mean"
 
 
-def load_backbone(base: str, revision: str | None, model: Model) -> PreTrainedModel:
-    """The hidden layers at ``base`` (folder or Hugging Face id) in fp32, complete.
+def load_backbone(
+    base: str, revision: str | None, model: Model, config: Any, *, device: str | None = None
+) -> PreTrainedModel:
+    """The weights at ``base`` (folder or Hugging Face id) in fp32, complete: hidden layers, or with answer options
+    the whole language model.
+
+    Inside transformers' ``HfDeepSpeedConfig`` of stage 3 every rank holds its part of each parameter only; all ranks
+    must then call it, and the number format is that of the DeepSpeed configuration. On the ``device`` "meta" no
+    weights are read: names and shapes alone.
 
     Raises
     ------
     InputError
-        It does not load, lacks weights, or is no encoder or causal model of text.
+        It does not load, or lacks weights.
     """
+    kind: Any = AutoModel if model.options is None else AutoModelForCausalLM
     try:
-        config = AutoConfig.from_pretrained(base, revision=revision, trust_remote_code=False)
-        if getattr(config, "is_encoder_decoder", False) or not isinstance(getattr(config, "hidden_size", None), int):
-            raise InputError(
-                f"the model {model.name!r} ({config.model_type}) is neither an encoder nor a causal model of text",
-                where="model.name",
-                mend="name an encoder (BERT-like) or a causal language model",
-            )
-        if hasattr(config, "use_cache"):
-            config.use_cache = False
         with quiet():
-            backbone, info = AutoModel.from_pretrained(
+            backbone, info = kind.from_pretrained(
                 base,
                 config=config,
                 revision=revision,
@@ -57,19 +139,35 @@ def load_backbone(base: str, revision: str | None, model: Model) -> PreTrainedMo
                 use_safetensors=True,
                 dtype=torch.float32,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
+                device_map=device,
             )
+        for name, stored, wanted in sorted(info["mismatched_keys"]):
+            raise ValueError(f"tensor {name!r} has shape {tuple(stored)}, and the configuration wants {tuple(wanted)}")
         missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
         if missing:
             raise ValueError(f"its weights lack {missing[0]!r} and {len(missing) - 1} more")
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise InputError(
-            f"cannot load the model {model.name!r}: {first_line(error)}",
-            where="model.name",
-            mend="give a named model, a folder with config.json and safetensors weights, or a Hugging Face id",
-        ) from None
+        if surplus := _of_left_out_layers(info["unexpected_keys"], backbone):
+            raise ValueError(f"its weights have {surplus[0]!r}, a layer that the configuration leaves out")
+    except LOADING as error:
+        raise _cannot_load(model, error) from None
     if getattr(backbone, "pooler", None) is not None:
         backbone.pooler = None  # BERT's [CLS] layer is not on the path to the readout
     return backbone
+
+
+def _of_left_out_layers(unexpected: Iterable[str], backbone: PreTrainedModel) -> list[str]:
+    """Stored tensors that are named like one of the model's own, but for the number of the layer."""
+    known = {LAYER.sub(".#.", name) for name in backbone.state_dict()}
+    return sorted(name for name in unexpected if LAYER.sub(".#.", name).endswith(tuple(known)))
+
+
+def _cannot_load(model: Model, error: Exception) -> InputError:
+    return InputError(
+        f"cannot load the model {model.name!r}: {first_line(error)}",
+        where="model.name",
+        mend="give a named model, a folder with config.json and safetensors weights, or a Hugging Face id",
+    )
 
 
 @contextmanager
@@ -79,7 +177,9 @@ def quiet() -> Iterator[None]:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
     finally:
         transformers_logging.set_verbosity(verbosity)
         if bars:
@@ -97,12 +197,18 @@ def load_tokenizer(base: str, revision: str | None, name: str) -> PreTrainedToke
         tokenizer = AutoTokenizer.from_pretrained(
             base, revision=revision, trust_remote_code=False, padding_side="right"
         )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except Exception as error:  # noqa: BLE001 - the tokenizers library raises no narrower one
         raise InputError(
             f"cannot load the tokenizer of {name!r}: {first_line(error)}",
             where="model.name",
             mend="the model's folder needs tokenizer.json",
         ) from None
+    if not isinstance(tokenizer.model_max_length, (int, float)):
+        raise InputError(
+            f"'model_max_length' of the tokenizer of {name!r} is {tokenizer.model_max_length!r}",
+            where="model.name",
+            mend="write a number into its tokenizer_config.json",
+        )
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token is None:
             raise InputError(
@@ -117,10 +223,11 @@ def load_tokenizer(base: str, revision: str | None, name: str) -> PreTrainedToke
 def check_fit(model: Model, backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Tokens that the backbone has no embedding or no position for would fail in mid-training."""
     embeddings: Any = backbone.get_input_embeddings()
-    rows = embeddings.weight.shape[0]
-    if len(tokenizer) > rows:
+    rows = getattr(embeddings.weight, "ds_shape", embeddings.weight.shape)[0]  # ds_shape: whole, under ZeRO-3
+    tokens = max(len(tokenizer), 1 + max(tokenizer.get_vocab().values(), default=0))
+    if tokens > rows:
         raise InputError(
-            f"the tokenizer of {model.name!r} has {len(tokenizer)} tokens, its weights know {rows}",
+            f"the tokenizer of {model.name!r} has {tokens} tokens, its weights know {rows}",
             where="model.name",
             mend="take the tokenizer that belongs to the weights",
         )
@@ -134,24 +241,143 @@ def check_fit(model: Model, backbone: PreTrainedModel, tokenizer: PreTrainedToke
         )
 
 
-def adapt(backbone: PreTrainedModel, model: Model) -> nn.Module:
-    """Choose what trains: all weights, low-rank adapters, or none but the readout."""
+def check_model(model: Model) -> None:
+    """Whether a model folder's configuration, tokenizer and weights fit each other and ``model``; no weights are read.
+
+    Before processes load a model in parts: of a tensor that does not fit, rank 0 alone would know.
+
+    Raises
+    ------
+    InputError
+    """
+    base = resolve_model(model.name, model.revision)
+    config = load_config(base, model.revision, model)
+    tokenizer = load_tokenizer(base, model.revision, model.name)
+    if model.options is not None:
+        AnswerOptions.of(model, tokenizer)
+    backbone = load_backbone(base, model.revision, model, config, device="meta")
+    check_fit(model, backbone, tokenizer)
     if model.adapter == "lora":
-        config = peft.LoraConfig(
-            r=model.lora.rank, lora_alpha=model.lora.alpha, lora_dropout=model.lora.dropout, target_modules="all-linear"
-        )
-        return peft.get_peft_model(backbone, config)
+        lora_config(model.lora)
+        no_start = model.lora.model_copy(update={"more": {**model.lora.more, "init_lora_weights": False}})
+        adapt(backbone, model.model_copy(update={"lora": no_start}))  # PiSSA and others start from weights
+
+
+def adapt(backbone: PreTrainedModel, model: Model) -> nn.Module:
+    """Choose what trains: all weights, low-rank adapters, or none but the readout.
+
+    Frozen embeddings that are also the output layer (tied) are frozen as both.
+
+    Raises
+    ------
+    InputError
+        The adapter's settings are not PEFT's, or do not fit the model.
+    """
+    if model.adapter == "lora":
+        config = lora_config(model.lora)
+        try:
+            with quiet():
+                return peft.get_peft_model(backbone, config)
+        except LOADING as error:
+            raise InputError(
+                f"the adapter does not fit {model.name!r}: {first_line(error)}",
+                where="model.lora",
+                mend="name modules of the model in 'targets', or leave it out",
+            ) from None
     backbone.requires_grad_(model.adapter == "full")
     if model.adapter == "full" and model.freeze_embeddings:
         backbone.get_input_embeddings().requires_grad_(False)
     return backbone
 
 
+def lora_config(lora: Lora) -> peft.LoraConfig:
+    """PEFT's configuration of the adapter; the fields in ``lora.more`` must be PEFT's, and of the types it declares.
+
+    Raises
+    ------
+    InputError
+    """
+    types = typing.get_type_hints(peft.LoraConfig)
+    settable = (
+        {field.name for field in dataclasses.fields(peft.LoraConfig) if field.init} - NOT_LORA - LORA_NAMES.keys()
+    )
+    for name, value in lora.more.items():
+        where = f"model.lora.more.{name}"
+        if name not in settable:
+            mend = f"it is 'lora.{LORA_NAMES[name]}'" if name in LORA_NAMES else near_match(name, settable)
+            raise InputError(f"{name!r} is not a field of an adapter that can be set here", where=where, mend=mend)
+        try:
+            TypeAdapter(types[name]).validate_json(json.dumps(value), strict=True)
+        except (ValidationError, TypeError, ValueError) as error:
+            problem = error.errors()[0]["msg"] if isinstance(error, ValidationError) else first_line(error)
+            raise InputError(f"{name!r} is {value!r}: {problem}", where=where, mend="see peft.LoraConfig") from None
+    try:
+        return peft.LoraConfig(
+            r=lora.rank,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=lora.targets,
+            **lora.more,
+        )
+    except LOADING as error:
+        raise InputError(
+            f"PEFT refuses the adapter: {first_line(error)}", where="model.lora.more", mend="see peft.LoraConfig"
+        ) from None
+
+
+def checkpoint_activations(backbone: nn.Module) -> None:
+    """Compute activations again in the backward pass instead of keeping them.
+
+    Raises
+    ------
+    InputError
+        The model cannot.
+    """
+    base = backbone.get_base_model() if isinstance(backbone, peft.PeftModel) else backbone
+    assert isinstance(base, PreTrainedModel)
+    try:
+        base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    except ValueError:
+        raise InputError(
+            f"{type(base).__name__} cannot checkpoint activations",
+            where="training.gradient_checkpointing",
+            mend="leave it out",
+        ) from None
+    if not base.get_input_embeddings().weight.requires_grad:
+        base.enable_input_require_grads()  # else a layer without trained weights of its own cuts the graph
+
+
 def digest_of(backbone: PreTrainedModel) -> str:
-    """Sixteen hex digits of the first numbers of every parameter: other weights of the same shapes differ in it."""
-    first = [parameter.detach().flatten()[:64].float().numpy().tobytes() for parameter in backbone.parameters()]
-    return hashlib.sha256(b"".join(first)).hexdigest()[:16]
+    """Sixteen hex digits of the first numbers of every parameter: other weights of the same shapes differ in it.
+
+    The numbers are rounded to bf16 first, so that a model loaded in bf16 has the digest of the same one in fp32.
+
+    A model in parts (ZeRO-3) has the digest of the whole one; all ranks must call it.
+    """
+    first = [
+        _first_numbers(parameter).bfloat16().float().cpu().numpy().tobytes() for parameter in backbone.parameters()
+    ]
+    digest = [hashlib.sha256(b"".join(first)).hexdigest()[:16]]
+    if any(hasattr(parameter, "ds_tensor") for parameter in backbone.parameters()):
+        torch.distributed.broadcast_object_list(digest, src=0)
+    return digest[0]
+
+
+def _first_numbers(parameter: Any, count: int = 64) -> Tensor:
+    """The first ``count`` numbers; of a parameter in parts they are right on rank 0, which has the first part."""
+    if not hasattr(parameter, "ds_tensor"):
+        return parameter.detach().flatten()[:count]
+    count = min(count, parameter.ds_numel)
+    if parameter.ds_tensor.numel() >= count:
+        return parameter.ds_tensor.detach().flatten()[:count]
+    import deepspeed  # here, because only what is already under DeepSpeed comes this far
+
+    with deepspeed.zero.GatheredParameters(parameter):
+        return parameter.detach().flatten()[:count].clone()
 
 
 def first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    if isinstance(error, KeyError):
+        return f"unknown name {error}"
+    first, *more = str(error).strip().splitlines() or [type(error).__name__]
+    return f"{first} {more[0].strip()}" if more and first.endswith(":") else first

@@ -39,7 +39,7 @@ class Encoded:
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str | None], max_tokens: int) -> Encoded:
     """Tokenise each text once, without padding, cut at ``max_tokens``; a bad text gets an error, not an exception."""
-    errors = [_refusal(text) for text in texts]
+    errors = [refusal(text) for text in texts]
     good = [i for i, error in enumerate(errors) if error is None]
     tokens = [NO_TOKENS] * len(errors)
     cut = 0
@@ -54,7 +54,8 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str | None], max_
     return Encoded(tokens, errors, cut)
 
 
-def _refusal(text: object) -> str | None:
+def refusal(text: object) -> str | None:
+    """Why a text cannot be encoded, or None."""
     if text is None:
         return "no text"
     if not isinstance(text, str):

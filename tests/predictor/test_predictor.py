@@ -178,7 +178,7 @@ def test_weights_that_do_not_fit_are_refused(tiny_bert: Path, tmp_path: Path) ->
     with pytest.raises(InputError, match=r"cannot read the model: tensor 'weight' has shape \(1, 3\), not \(1, 16\)"):
         Predictor.load(tmp_path / "m")
     save_file(good, head)
-    weights = tmp_path / "m" / "backbone" / "model.safetensors"
+    weights = tmp_path / "m" / "model.safetensors"
     tensors = load_file(weights)
     lost = sorted(tensors)[0]
     save_file({name: tensor for name, tensor in tensors.items() if name != lost}, weights, metadata={"format": "pt"})
