@@ -19,6 +19,9 @@ import pyarrow as pa
 from ftrect_ray.errors import InputError
 from ftrect_ray.storage import RunStorage
 
+#: "Models" that no label of the study shapes: the table's own predictions, the study's model as it is, and none.
+GIVEN, ZERO_SHOT, NO_MODEL = "given", "zero-shot", "none"
+
 
 class Use(str, Enum):
     """What a label was spent on."""

@@ -15,15 +15,12 @@ import pyarrow.compute as pc
 
 from ftrect_ray.errors import InputError, StatisticalRefusal
 from ftrect_ray.estimators import Estimate, recycle
-from ftrect_ray.ledger import Ledger, Use
+from ftrect_ray.ledger import GIVEN, ZERO_SHOT, Ledger, Use
 from ftrect_ray.predictions import floats, given_predictions, model_predictions, reason_codes
 from ftrect_ray.storage import RunStorage
 from ftrect_ray.study import QuantileTarget, Study, Target
 from ftrect_ray.study_file import parse_study
 from ftrect_ray.targets import Question
-
-#: The "model" of ``rectify-only``: the predictions came with the table.
-GIVEN = "given"
 
 
 @dataclass(frozen=True)
@@ -270,7 +267,7 @@ def _design(models: tuple[str, ...], ledger: Ledger) -> str:
     """What was done with the labels, from the uses that they were charged with."""
     if not models:
         return "classical"
-    if models == (GIVEN,):
+    if models in ((GIVEN,), (ZERO_SHOT,)):
         return "rectify-only"
     if len(models) > 1:
         return "crossfit"

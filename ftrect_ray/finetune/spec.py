@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ftrect_ray.study import Model, Training, digest
+from ftrect_ray.errors import StatisticalRefusal
+from ftrect_ray.study import Model, Regression, Target, Training, digest
 
 #: Settings of ``Training`` that say how hard to try, not what to compute.
 EFFORT = ("max_failures", "cpus_per_worker", "checkpoint_seconds", "checkpoint_steps")
@@ -64,12 +65,37 @@ class Rows:
         return order[np.argsort(rank[cluster], kind="stable")]
 
 
+#: Objectives that are about coefficients, and the links of the regressions that have them.
+TARGETED = ("coefficient", "trace", "determinant")
+LINKS: dict[str, Literal["identity", "logit", "log"]] = {"ols": "identity", "logistic": "logit", "poisson": "log"}
+
+
 @dataclass(frozen=True)
 class Coefficients:
-    """A regression whose coefficients are the target: its ``link``, and the column of ``Rows.features`` of interest."""
+    """A regression whose coefficients are the target.
+
+    Attributes
+    ----------
+    link : {"identity", "logit", "log"}
+    coordinate : int, optional
+        The column of ``Rows.features`` whose coefficient is of interest; None for all.
+    names : tuple of str
+        Of the columns, for messages.
+    """
 
     link: Literal["identity", "logit", "log"]
     coordinate: int | None = None
+    names: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, target: Target, objective: str) -> Coefficients | None:
+        """What ``objective`` is about; None for the variance and the mean square, which know no regression."""
+        if objective not in TARGETED:
+            return None
+        assert isinstance(target, Regression)  # the study checks it
+        names = ("intercept", *target.features)
+        of_interest = names.index(str(target.coefficient), 1) if objective == "coefficient" else None
+        return cls(LINKS[target.kind], of_interest, names)
 
 
 @dataclass(frozen=True)
@@ -88,6 +114,8 @@ class FitSpec:
         Initialisation of the readout, order of the rows, dropout.
     coefficients : Coefficients, optional
         What the last three objectives are about.
+    cache : str, optional
+        Path or URI of a folder where the fits of a study find each other's tokens and frozen features.
     """
 
     name: str
@@ -98,6 +126,7 @@ class FitSpec:
     objective: str
     seed: int
     coefficients: Coefficients | None = None
+    cache: str | None = None
 
     @property
     def key(self) -> str:
@@ -137,3 +166,17 @@ class FitResult:
     curve: tuple[Epoch, ...]
     best_epoch: int
     model_seconds: float
+
+
+class Diverged(StatisticalRefusal):
+    """The loss or its gradient is no longer a number; what it was computed on is named."""
+
+    @classmethod
+    def at(cls, spec: FitSpec, epoch: int, step: str, ids: tuple[str, ...], quantity: str = "loss") -> Diverged:
+        shown = ", ".join(ids[:8]) + (", …" if len(ids) > 8 else "")
+        return cls(
+            f"the fine-tune {spec.name!r} diverged: "
+            f"the {quantity} is not finite in epoch {epoch}, {step}, rows {shown}",
+            where="training.learning_rate",
+            mend="lower training.learning_rate or training.head_learning_rate, or set training.precision: fp32",
+        )

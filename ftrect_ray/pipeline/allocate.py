@@ -9,7 +9,9 @@ import numpy as np
 
 from ftrect_ray.allocation import LawFit, Plan, fit_scaling_law, plan, s_star, s_star_interval
 from ftrect_ray.errors import StatisticalRefusal
-from ftrect_ray.pipeline.design import Decision
+from ftrect_ray.finetune.influence import Influence
+from ftrect_ray.finetune.spec import Coefficients, Rows
+from ftrect_ray.pipeline.design import Decision, is_zero_shot
 from ftrect_ray.study import Study
 
 #: Points of the curve and its band that the report draws.
@@ -56,17 +58,20 @@ def fit_law(sizes: Sequence[int], variances: Sequence[float], n: int, seed: int)
 
 
 def decide(
-    study: Study, fit: LawFit | None, *, answers: np.ndarray, unlabeled: int, spent: int, predictions: np.ndarray | None
+    study: Study, fit: LawFit | None, *, rows: Rows, unlabeled: int, spent: int, predictions: np.ndarray | None
 ) -> tuple[Decision, dict[str, Any]]:
     """The decision and ``allocation.json``.
+
+    Everything is compared in the unit of the objective: for the mean, Var Y without a model against Var(Y − f) with
+    one; for coefficients, the variance of their classical influence against ν (see ``finetune.influence``).
 
     Parameters
     ----------
     study : Study
     fit : LawFit or None
         None where the study has no pilots; the design is then named by the study.
-    answers : np.ndarray
-        float64 (n,), the label budget.
+    rows : Rows
+        The label budget, n rows.
     unlabeled : int
         Texts without an answer.
     spent : int
@@ -74,17 +79,19 @@ def decide(
     predictions : np.ndarray or None
         float64 (n,), the table's own predictions of the labelled rows.
     """
-    n, variance = len(answers), float(np.var(answers, ddof=1))
+    n, answers = len(rows), np.asarray(rows.answers, dtype=np.float64)
+    influence = Influence.of(study.objective, Coefficients.of(study.target, study.objective), rows)
+    variance = influence.variance(rows, answers - influence.fitted)
     table = None
     if fit is not None and variance > 0:
-        given = None if predictions is None else float(np.var(answers - predictions, ddof=1))
+        given = None if predictions is None else influence.variance(rows, answers - predictions)
         kinds = range(2, max(study.max_finetunes, study.folds, 2) + 1)
         table = plan(
             fit.law, labels=n, unlabeled=unlabeled, variance=variance, rectify_variance=given or None,
             folds=tuple(kinds), alpha=study.alpha, spent=spent,
         )  # fmt: skip
     decision, chosen, reason = _choose(study, table, predictions is not None)
-    rows = [] if table is None else [_row(row, spent) for row in table.to_dict()["designs"]]
+    designs = [] if table is None else [_row(row, spent) for row in table.to_dict()["designs"]]
     facts = {
         "labels": n,
         "unlabeled": unlabeled,
@@ -92,7 +99,7 @@ def decide(
         "spent": spent,
         "max_finetunes": study.max_finetunes,
     }
-    return decision, {"decision": decision.to_dict(), "chosen": chosen, "reason": reason, **facts, "designs": rows}
+    return decision, {"decision": decision.to_dict(), "chosen": chosen, "reason": reason, **facts, "designs": designs}
 
 
 def _choose(study: Study, table: Plan | None, has_predictions: bool) -> tuple[Decision, str, str]:
@@ -119,7 +126,7 @@ def _choose(study: Study, table: Plan | None, has_predictions: bool) -> tuple[De
     if design == "crossfit":
         return Decision(design, folds=study.folds), f"crossfit-{study.folds}", reason
     if design not in ("split", "recycle"):
-        return Decision(design), design, reason
+        return Decision(design, zero_shot=is_zero_shot(study)), design, reason
     if study.finetune_labels is not None:
         return Decision(design, n_finetune=study.finetune_labels), design, f"{reason}; size by 'finetune_labels'"
     name = "split-after-pilots" if design == "split" else design

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
+import numpy as np
+
 from ftrect_ray.errors import InputError, InputErrors
-from ftrect_ray.finetune.pilot import validation_rows
+from ftrect_ray.finetune.pilot import plan_pilots, validation_rows
+from ftrect_ray.finetune.spec import TARGETED, Coefficients, Rows
+from ftrect_ray.ledger import Ledger
 from ftrect_ray.models import MODELS, resolve_model
-from ftrect_ray.pipeline.design import SMALLEST_PART
-from ftrect_ray.study import Study
+from ftrect_ray.pipeline.context import label_budget
+from ftrect_ray.pipeline.design import SMALLEST_PART, Decision, plan_fits
+from ftrect_ray.study import Regression, Study
 from ftrect_ray.tables import LoadedTable, load_table
 from ftrect_ray.targets import Question
+
+#: Characters from which a prompt that holds a text cannot hold it by chance.
+LEAST_QUOTE = 20
 
 
 def check_study(study: Study) -> dict[str, Any]:
@@ -25,13 +34,10 @@ def check_study(study: Study) -> dict[str, Any]:
     ------
     InputErrors
         Every problem that was found.
+    StatisticalRefusal
+        See :func:`check_budget`.
     """
-    problems: list[InputError] = []
-    if study.model.name not in MODELS and study.design not in ("classical", "rectify-only"):
-        try:
-            resolve_model(study.model.name, study.model.revision)
-        except InputError as error:
-            problems.append(error)
+    problems = check_base(study)
     try:
         loaded = load_table(study.data, study.labels, study.seed, features=getattr(study.target, "features", ()))
     except InputErrors as errors:
@@ -45,8 +51,36 @@ def check_study(study: Study) -> dict[str, Any]:
     return {"labels": n, "unlabeled": loaded.table.num_rows - n, "model": study.model.name}
 
 
+def check_base(study: Study) -> list[InputError]:
+    """Where the design needs a model that cannot be had: a name of no sound form, a folder that would not load.
+
+    A folder's configuration, tokenizer and shapes are checked against each other; its weights are not read. Named
+    models and Hugging Face ids are not fetched.
+    """
+    model = study.model
+    untrained = study.design == "rectify-only" and model.options is None
+    if model.name in MODELS or untrained or study.design == "classical":
+        return []
+    try:
+        base = resolve_model(model.name, model.revision)
+        if os.path.isabs(base):
+            from ftrect_ray.predictor.pretrained import check_model  # torch and transformers: seconds
+
+            check_model(model)
+    except InputError as error:
+        return [error]
+    return []
+
+
 def check_budget(study: Study, loaded: LoadedTable) -> list[InputError]:
-    """Where pilots, folds or a split ask for more labels than there are, and features that are no numbers."""
+    """Where pilots, folds or a split ask for more labels than there are, features that are no numbers, and leaks.
+
+    Raises
+    ------
+    StatisticalRefusal
+        The answers cannot carry the regression (columns that depend on each other, separated answers), or the rows of
+        a pilot or fold the objective. Found now, not after the fine-tunes.
+    """
     n, problems = _labels(loaded), []
     where = f"{n} labels"
     if study.pilots is not None and study.design not in ("classical", "rectify-only"):
@@ -69,10 +103,55 @@ def check_budget(study: Study, loaded: LoadedTable) -> list[InputError]:
             )
         )
     try:
-        Question.of(study.target, study.alpha, loaded.table)
+        question = Question.of(study.target, study.alpha, loaded.table)
+        rows = label_budget(study, loaded.table)
+        if not problems:
+            problems += check_prompt(study, rows)
+            _try(study, question, rows, loaded)
     except InputError as error:
         problems.append(error)
     return problems
+
+
+def check_prompt(study: Study, rows: Rows) -> list[InputError]:
+    """Labelled rows that the prompt shows to the model: one that it has seen cannot rectify it."""
+    options = study.model.options
+    if options is None or study.design == "classical":
+        return []
+    prompt = _plain(f"{options.system or ''}\n{options.prompt}")
+    texts = map(_plain, rows.texts)
+    shown = [name for name, text in zip(rows.ids, texts, strict=True) if len(text) >= LEAST_QUOTE and text in prompt]
+    if not shown:
+        return []
+    return [
+        InputError(
+            f"the prompt holds the whole text of {len(shown)} labelled rows, the first with id {shown[0]!r}: "
+            "a label cannot rectify a model that was shown its row",
+            where="model.options.prompt",
+            mend="take examples from texts outside the table, or take those rows out of it",
+        )
+    ]
+
+
+def _plain(text: str) -> str:
+    """Without regard to case and white space."""
+    return " ".join(text.casefold().split())
+
+
+def _try(study: Study, question: Question, rows: Rows, loaded: LoadedTable) -> None:
+    """Estimate and plan what will be estimated and planned later on, for the refusals alone."""
+    if isinstance(study.target, Regression):
+        answered = np.asarray(loaded.table["label"].is_valid())
+        question.classical(rows.answers, np.flatnonzero(answered), np.flatnonzero(~answered))
+    if study.objective not in TARGETED or study.design in ("classical", "rectify-only"):
+        return
+    if study.pilots is not None:
+        coefficients = Coefficients.of(study.target, study.objective)
+        plan_pilots(rows, study.pilots, study.model, study.training, study.objective, study.seed, coefficients)
+    if study.design == "crossfit":
+        plan_fits(Decision("crossfit", folds=study.folds), rows, study, Ledger(rows.ids))
+    elif study.design in ("split", "recycle") and study.finetune_labels is not None:
+        plan_fits(Decision(study.design, n_finetune=study.finetune_labels), rows, study, Ledger(rows.ids))
 
 
 def _labels(loaded: LoadedTable) -> int:

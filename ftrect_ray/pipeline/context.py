@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ftrect_ray.finetune.spec import Rows
+from ftrect_ray.finetune.spec import TARGETED, Rows
 from ftrect_ray.layout import Layout
 from ftrect_ray.ledger import Ledger
 from ftrect_ray.pipeline.design import Decision
@@ -18,6 +18,7 @@ from ftrect_ray.pipeline.meter import Meter
 from ftrect_ray.pipeline.record import RunRecord
 from ftrect_ray.storage import RunStorage
 from ftrect_ray.study import Study
+from ftrect_ray.targets import Question
 
 
 @dataclass
@@ -69,11 +70,7 @@ class Run:
     @property
     def labeled(self) -> Rows:
         """The label budget, in the table's order."""
-        part = self.table.filter(pc.is_valid(self.table["label"]))
-        texts = tuple(text or "" for text in part["text"].to_pylist())
-        clusters = np.array(part["cluster"].to_pylist()) if "cluster" in part.column_names else None
-        answers = np.asarray(part["label"].to_numpy(), dtype=np.float64)
-        return Rows(tuple(part["id"].to_pylist()), texts, answers, clusters)
+        return label_budget(self.study, self.table)
 
     @property
     def labeled_predictions(self) -> np.ndarray | None:
@@ -94,3 +91,13 @@ class Run:
     @property
     def decision(self) -> Decision:
         return Decision(**self.storage.read_json("allocation.json")["decision"])
+
+
+def label_budget(study: Study, table: pa.Table) -> Rows:
+    """The labelled rows of ``table.parquet`` in its order; with features where the objective is about coefficients."""
+    part = table.filter(pc.is_valid(table["label"]))
+    texts = tuple(text or "" for text in part["text"].to_pylist())
+    clusters = np.array(part["cluster"].to_pylist()) if "cluster" in part.column_names else None
+    answers = np.asarray(part["label"].to_numpy(), dtype=np.float64)
+    features = Question.of(study.target, study.alpha, part).design_matrix if study.objective in TARGETED else None
+    return Rows(tuple(part["id"].to_pylist()), texts, answers, clusters, features)

@@ -9,8 +9,9 @@ import numpy as np
 
 from ftrect_ray.errors import InputError
 from ftrect_ray.estimators.folds import draw_folds
-from ftrect_ray.finetune.spec import FitSpec, Rows
-from ftrect_ray.ledger import Ledger, Use
+from ftrect_ray.finetune.influence import Influence
+from ftrect_ray.finetune.spec import Coefficients, FitSpec, Rows
+from ftrect_ray.ledger import GIVEN, NO_MODEL, ZERO_SHOT, Ledger, Use
 from ftrect_ray.study import Study
 
 #: Ledger uses that the final fine-tunes make, and that are dropped when these are planned anew.
@@ -36,22 +37,33 @@ class Decision:
         Labels that one fine-tune consumes; 0 where there is none.
     selected_by_pilots : bool
         The pilots chose ``n_finetune``: their labels may not rectify this model.
+    zero_shot : bool
+        What ``rectify-only`` rectifies is the study's model as it is, asked by its prompt with answer options; else
+        the table's own predictions.
     """
 
     design: str
     folds: int = 0
     n_finetune: int = 0
     selected_by_pilots: bool = False
+    zero_shot: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     @property
     def model_names(self) -> list[str]:
-        """The fine-tunes' names in the run."""
+        """Names of the models in the run."""
         if self.design == "crossfit":
             return [f"fold-{k}" for k in range(self.folds)]
+        if self.zero_shot:
+            return [ZERO_SHOT]
         return ["split"] if self.design in ("split", "recycle") else []
+
+
+def is_zero_shot(study: Study) -> bool:
+    """Whether the study's model answers its prompt untrained: ``rectify-only`` without predictions in the table."""
+    return study.design == "rectify-only" and study.data.prediction is None
 
 
 def hold_back_stopping_rows(rows: Rows, fraction: float) -> tuple[Rows, Rows]:
@@ -83,17 +95,18 @@ def plan_fits(decision: Decision, rows: Rows, study: Study, ledger: Ledger) -> l
     ------
     InputError
         Where a part of the budget would be too small.
+    StatisticalRefusal, InputError
+        Where a fine-tune's rows cannot carry the coefficients of its objective; see ``finetune.influence``.
     """
     ledger.forget(FINAL_USES)
     if decision.design == "crossfit":
         return _cross_fits(decision, rows, study, ledger)
     if decision.design in ("split", "recycle"):
         return [_split_fit(decision, rows, study, ledger)]
-    ledger.record(
-        Use.RECTIFY if decision.design == "rectify-only" else Use.CLASSICAL,
-        "given" if decision.design == "rectify-only" else "none",
-        rows.ids,
-    )
+    if decision.design == "rectify-only":
+        ledger.record(Use.RECTIFY, ZERO_SHOT if decision.zero_shot else GIVEN, rows.ids)
+    else:
+        ledger.record(Use.CLASSICAL, NO_MODEL, rows.ids)
     return []
 
 
@@ -154,4 +167,7 @@ def _charge(name: str, own: Rows, study: Study, ledger: Ledger, *, seed: int) ->
     train, stop = hold_back_stopping_rows(own, study.training.stopping_fraction)
     ledger.record(Use.FINETUNE, name, train.ids)
     ledger.record(Use.EARLY_STOP, name, stop.ids)
-    return FitSpec(name, train, stop, study.model, study.training, study.objective, seed)
+    coefficients = Coefficients.of(study.target, study.objective)
+    spec = FitSpec(name, train, stop, study.model, study.training, study.objective, seed, coefficients)
+    Influence.of_fit(spec)  # what cannot be weighted is refused before any work
+    return spec

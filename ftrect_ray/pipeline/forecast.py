@@ -8,6 +8,7 @@ from math import prod
 from typing import Any
 
 from ftrect_ray.models import MODELS, check_model_folder, count_parameters
+from ftrect_ray.pipeline.design import is_zero_shot
 from ftrect_ray.pipeline.record import STAGES
 from ftrect_ray.study import Study
 
@@ -52,6 +53,8 @@ def _work(study: Study, stage: str, texts: int | None) -> tuple[str, float | Non
         return what, _product(rows, study.training.epochs, TRAIN_SECONDS, size)
     if stage in ("finetune", "predict") and not models:
         return "no fine-tune", 0
+    if stage == "finetune" and is_zero_shot(study):
+        return "the model as it is, untrained", 0
     if stage == "finetune":
         what = f"{'up to ' if study.design == 'auto' else ''}{models} fine-tunes on {study.training.workers} workers"
         return what, _product(labels, max(models - 1, 1), study.training.epochs, TRAIN_SECONDS, size)
@@ -68,6 +71,8 @@ def _product(*factors: float | None) -> float | None:
 
 
 def _models(study: Study) -> int:
+    if is_zero_shot(study):
+        return 1
     return {"auto": study.max_finetunes, "crossfit": study.folds, "split": 1, "recycle": 1}.get(study.design, 0)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ftrect_ray.errors import InputError
+from ftrect_ray.finetune import spec
 from ftrect_ray.storage import RunStorage
 from ftrect_ray.study import Study, digest
 
@@ -31,8 +32,7 @@ SETTINGS: Mapping[str, tuple[str, ...]] = {
 #: Settings that say how hard to try, not what to compute: changing them invalidates nothing.
 EFFORT = frozenset(
     {
-        "training.max_failures",
-        "training.cpus_per_worker",
+        *(f"training.{name}" for name in spec.EFFORT),
         "pilots.max_failures",
         "inference.actors",
         "data.max_rows",
@@ -53,9 +53,15 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def reads(study: Study, stage: str) -> tuple[str, ...]:
+    """Dotted keys of what ``stage`` itself reads: a fine-tune for coefficients is one for this target alone."""
+    aims = stage in ("pilot", "finetune") and study.objective in spec.TARGETED
+    return SETTINGS[stage] + ("target",) * aims
+
+
 def settings_of(study: Study, stage: str) -> dict[str, Any]:
     """The settings that ``stage`` itself reads."""
-    wanted = SETTINGS[stage]
+    wanted = reads(study, stage)
     return {
         key: value
         for key, value in flatten(study.model_dump(mode="json")).items()
@@ -70,8 +76,8 @@ def changes(old: Study, new: Study) -> dict[str, tuple[Any, Any]]:
     return {key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)}
 
 
-def invalidated(changed: Iterable[str]) -> list[str]:
-    """The stages that read one of the changed settings, and all behind the first of them."""
+def invalidated(changed: Iterable[str], study: Study) -> list[str]:
+    """The stages of ``study`` that read one of the changed settings, and all behind the first of them."""
     keys = list(changed)
     touched = [
         stage
@@ -79,7 +85,7 @@ def invalidated(changed: Iterable[str]) -> list[str]:
         if any(
             key == name or key.startswith(name + ".") or name.startswith(key + ".")
             for key in keys
-            for name in SETTINGS[stage]
+            for name in reads(study, stage)
         )
     ]
     return list(STAGES[STAGES.index(touched[0]) :]) if touched else []
@@ -98,7 +104,7 @@ def refuse_changed(storage: RunStorage, old: Study, new: Study) -> None:
         return
     shown = ", ".join(f"{key} {before!r} → {after!r}" for key, (before, after) in different.items())
     hashes = f"{digest(old.model_dump(mode='json'))} → {digest(new.model_dump(mode='json'))}"
-    stages = ", ".join(invalidated(different)) or "no stage"
+    stages = ", ".join(invalidated(different, new)) or "no stage"
     raise InputError(
         f"the study differs from the one in the run: {shown}; hash {hashes}",
         where=storage.url("study.yaml"),

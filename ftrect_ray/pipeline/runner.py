@@ -122,7 +122,7 @@ def describe(study: Study, location: str) -> dict[str, Any]:
     done: set[str] = set()
     if storage.exists("study.yaml") and storage.exists("run.json"):
         entries = storage.read_json("run.json")["stages"]
-        different = invalidated(changes(_study_of(storage), study))
+        different = invalidated(changes(_study_of(storage), study), study)
         done = {name for name, entry in entries.items() if entry.get("status") == "done" and name not in different}
     texts = SOURCES[study.data.source].rows if study.data.source in SOURCES else None
     return {

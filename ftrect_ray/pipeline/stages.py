@@ -7,7 +7,9 @@ and divided by how many worked side by side: beside the wall seconds, the rest i
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import json
+import shutil
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -15,14 +17,14 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from ftrect_ray.errors import InputError, InputErrors
-from ftrect_ray.finetune.spec import FitSpec
-from ftrect_ray.ledger import Ledger, Use
+from ftrect_ray.finetune.spec import Coefficients, FitResult, FitSpec
+from ftrect_ray.ledger import ZERO_SHOT, Ledger, Use
 from ftrect_ray.pipeline.allocate import decide, fit_law
-from ftrect_ray.pipeline.check import check_budget
+from ftrect_ray.pipeline.check import check_base, check_budget
 from ftrect_ray.pipeline.context import Run
 from ftrect_ray.pipeline.design import PILOT_USES, plan_fits
 from ftrect_ray.pipeline.record import settings_of
-from ftrect_ray.study import Study, digest
+from ftrect_ray.study import Lora, Study, digest
 from ftrect_ray.tables import LoadedTable, load_table
 from ftrect_ray.targets import Question
 
@@ -92,7 +94,7 @@ def tables(run: Run) -> dict[str, Any]:
             where=run.storage.uri,
             mend="restore the file, add --update to redo every stage, or start another run with -o",
         )
-    if problems := check_budget(study, loaded):
+    if problems := [*check_base(study), *check_budget(study, loaded)]:
         raise InputErrors(problems)
     run.storage.write_table(loaded.table, "table.parquet")
     run.storage.delete("truth.json")
@@ -121,7 +123,10 @@ def pilot(run: Run) -> dict[str, Any]:
 
     study = run.study
     assert study.pilots is not None
-    specs = plan_pilots(run.labeled, study.pilots, study.model, study.training, study.objective, study.seed)
+    specs = plan_pilots(
+        run.labeled, study.pilots, study.model, study.training, study.objective, study.seed,
+        Coefficients.of(study.target, study.objective),
+    )  # fmt: skip
     ledger = Ledger(run.labeled.ids)
     for spec in specs:
         ledger.record(Use.PILOT_TRAIN, spec.name, spec.fit.train.ids)
@@ -130,7 +135,7 @@ def pilot(run: Run) -> dict[str, Any]:
     ledger.save(run.storage)
     layout = run.layout()
     results = run_pilots(
-        specs,
+        [replace(spec, fit=replace(spec.fit, cache=_cache(run))) for spec in specs],
         storage=run.storage.url("work", "pilots"),
         slots=layout.pilot_slots,
         max_failures=study.pilots.max_failures,
@@ -162,7 +167,7 @@ def allocate(run: Run) -> dict[str, Any]:
         run.storage.delete("scaling_law.json")
     spent = len({name for use in PILOT_USES for name in run.ledger.ids(use)}) if fit is not None else 0
     decision, document = decide(
-        study, fit, answers=rows.answers, unlabeled=run.n_unlabeled, spent=spent, predictions=run.labeled_predictions
+        study, fit, rows=rows, unlabeled=run.n_unlabeled, spent=spent, predictions=run.labeled_predictions
     )
     ledger = run.ledger
     plan_fits(decision, rows, study, ledger)
@@ -172,14 +177,16 @@ def allocate(run: Run) -> dict[str, Any]:
 
 
 def finetune(run: Run) -> dict[str, Any]:
-    """The final fine-tunes of the chosen design, side by side where the cluster has room."""
+    """The final fine-tunes of the chosen design, side by side where the cluster has room; or the model as it is."""
     from ftrect_ray.finetune.driver import finetune as train_all
 
-    storage = run.storage
-    specs = plan_fits(run.decision, run.labeled, run.study, run.ledger)
-    for stale in set(storage.list("model")) - {spec.name for spec in specs}:
+    storage, decision = run.storage, run.decision
+    for stale in set(storage.list("model")) - set(decision.model_names):
         storage.delete("model", stale)
-    missing = [spec for spec in specs if not _is_trained(run, spec)]
+    if decision.zero_shot:
+        return _untrained(run)
+    specs = plan_fits(decision, run.labeled, run.study, run.ledger)
+    missing = [replace(spec, cache=_cache(run)) for spec in specs if not _is_trained(run, spec)]
     parallel = 1
     if missing:
         parallel = run.layout(finetunes=len(missing)).finetunes_in_parallel
@@ -195,9 +202,38 @@ def finetune(run: Run) -> dict[str, Any]:
     }
 
 
+def _cache(run: Run) -> str:
+    """Where all fits of the run, pilots included, find each other's tokens and frozen features."""
+    return run.storage.url("work", "texts")
+
+
 def _is_trained(run: Run, spec: FitSpec) -> bool:
-    place = ("model", spec.name, "fit.json")
-    return run.storage.exists(*place) and run.storage.read_json(*place)["key"] == spec.key
+    return _is_there(run, spec.name, spec.key)
+
+
+def _is_there(run: Run, model: str, key: str) -> bool:
+    place = ("model", model, "fit.json")
+    return run.storage.exists(*place) and run.storage.read_json(*place)["key"] == key
+
+
+def _untrained(run: Run) -> dict[str, Any]:
+    """The study's model as it is, where a fine-tune's would be: an adapter that changes nothing, and no copy of it.
+
+    A text without a prediction gets the middle of the options' values: every label rectifies, none may stand in.
+    """
+    from ftrect_ray.predictor import Predictor, Scale
+
+    asked = run.study.model
+    assert asked.options is not None  # the study checks it
+    model = asked.model_copy(update={"adapter": "lora", "lora": Lora(rank=1)})
+    fit = asdict(FitResult(ZERO_SHOT, (), 0, 0.0)) | {"key": digest([ZERO_SHOT, model.model_dump()])}
+    if not _is_there(run, ZERO_SHOT, fit["key"]):
+        values = asked.options.answers.values()
+        with run.storage.local_folder("model") as home:
+            shutil.rmtree(home / ZERO_SHOT, ignore_errors=True)
+            Predictor.create(model, scale=Scale(train_mean=(min(values) + max(values)) / 2)).save(home / ZERO_SHOT)
+            (home / ZERO_SHOT / "fit.json").write_text(json.dumps(fit, indent=1) + "\n", encoding="utf-8")
+    return {"summary": "— the model as it is, untrained"}
 
 
 def predict(run: Run) -> dict[str, Any]:

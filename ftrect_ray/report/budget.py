@@ -23,12 +23,16 @@ def fitted_law(inputs: ReportInputs) -> ScalingLaw | None:
 
 
 def answer_variance(inputs: ReportInputs) -> float | None:
-    """Var Y, as the plan knew it, else from the classical mean; None where nothing tells it."""
+    """Labels times the variance of the classical estimate that was planned (Var Y for the mean), as the plan knew it.
+
+    Else from the classical estimate itself; None where nothing tells it.
+    """
     known = (inputs.allocation or {}).get("variance")
     if words.is_number(known):
         return float(known)
     classical = inputs.intervals("classical")
-    return classical[0].std_error ** 2 * inputs.labels if classical and inputs.is_mean else None
+    planned = inputs.planned
+    return classical[planned].std_error ** 2 * inputs.labels if classical and planned is not None else None
 
 
 @dataclass(frozen=True)
@@ -46,9 +50,9 @@ class Budget:
 
     @classmethod
     def of(cls, inputs: ReportInputs) -> Budget | None:
-        """The budget of a run for the mean with a law and a fine-tuned design; None for any other."""
+        """The budget of a run for one number with a law and a fine-tuned design; None for any other."""
         law, variance = fitted_law(inputs), answer_variance(inputs)
-        if not inputs.is_mean or law is None or not variance or inputs.design not in FINETUNED:
+        if inputs.planned is None or law is None or not variance or inputs.design not in FINETUNED:
             return None
         design = f"crossfit-{inputs.folds}" if inputs.design == "crossfit" else inputs.design
         unlabeled = int(inputs.estimate.get("m") or max(inputs.texts - inputs.labels, 1))
@@ -67,11 +71,11 @@ class Budget:
         return float("nan") if predicted.interval_length is None else predicted.interval_length / 2
 
     def classical_half_width(self, labels: np.ndarray) -> np.ndarray:
-        """Of the mean of ``labels`` (k,) answers."""
+        """Of ``labels`` (k,) answers alone."""
         return self._z * np.sqrt(self.variance / np.asarray(labels, dtype=float))
 
     def classical_labels_for(self, half_width: float) -> float:
-        """Answers that the classical mean needs for ``half_width``."""
+        """Answers that the classical estimate needs for ``half_width``."""
         return self.variance * (self._z / half_width) ** 2
 
     @property

@@ -28,12 +28,10 @@ def has_pairs(inputs: ReportInputs) -> bool:
 
 
 def curves(inputs: ReportInputs, width: float) -> Figure:
-    """The stopping metric after every epoch, one line a model, the kept epoch marked."""
+    """The objective on the labels that choose the epoch, after every epoch; one line a model, the kept one marked."""
     lines = _lines(inputs)
     labelled = len(lines) <= MOST_LABELLED_CURVES
-    figure, axes = chart(
-        width, 2.8, across="epoch", up="stopping metric on held-out labels", right=0.75 if labelled else 0.12
-    )
+    figure, axes = chart(width, 2.8, across="epoch", up=words.criterion(inputs.study), right=0.75 if labelled else 0.12)
     top = 1.1 * max(points[:, 1].max() for points in lines.values())
     heights = spread([float(points[-1, 1]) for points in lines.values()], gap=0.085 * top)
     for (name, points), height in zip(lines.items(), heights, strict=True):

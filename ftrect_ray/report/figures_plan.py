@@ -28,9 +28,8 @@ def law(inputs: ReportInputs, width: float) -> Figure:
     final, ceiling = _final(inputs), answer_variance(inputs)
     first, right = min(size for size, _ in points), 1.1 * max(size for size, _ in [*points, *final])
     tops = [variance for _, variance in [*points, *final]] + ([ceiling] if ceiling else [])
-    figure, axes = chart(
-        width, 3.3, across="labels that one fine-tune consumes", up="residual variance, Var(answer − prediction)"
-    )
+    up = words.criterion(inputs.study) if inputs.is_targeted else "residual variance, Var(answer − prediction)"
+    figure, axes = chart(width, 3.3, across="labels that one fine-tune consumes", up=up)
     if (fitted := fitted_law(inputs)) is not None:
         curve = np.linspace(first, right, 200)
         predicted = fitted.variance(curve)
@@ -43,9 +42,8 @@ def law(inputs: ReportInputs, width: float) -> Figure:
         tops.append(min(highest, 1.4 * max(tops)))
     if ceiling:
         axes.axhline(ceiling, color=CLASSICAL, linewidth=1, linestyle=DASHED)
-        remark(
-            axes, "variance of the answers, no model", (right, ceiling), shift=(0, 7), colour=CLASSICAL, side="right"
-        )
+        alone = "human answers alone" if inputs.is_targeted else "variance of the answers, no model"
+        remark(axes, alone, (right, ceiling), shift=(0, 7), colour=CLASSICAL, side="right")
     for size, variance in points:
         dot(axes, size, variance, MEASURE, 6.5)
     highest_first = max(variance for size, variance in points if size == first)
@@ -61,7 +59,12 @@ def law(inputs: ReportInputs, width: float) -> Figure:
 
 
 def _final(inputs: ReportInputs) -> list[tuple[float, float]]:
-    """(labels that a final fine-tune consumed, residual variance on answers that it never saw), or nothing."""
+    """(labels that a final fine-tune consumed, residual variance on answers that it never saw), or nothing.
+
+    Nothing beside pilots that measured it weighted for coefficients: the estimate knows it unweighted.
+    """
+    if inputs.is_targeted:
+        return []
     size, variance = consumed_by_final(inputs), (inputs.estimate.get("diagnostics") or {}).get("residual_variance")
     return [(size, float(variance))] if size and variance is not None and words.is_number(variance) else []
 

@@ -114,6 +114,28 @@ class ReportInputs:
         return bool(self.study["target"]["kind"] == "mean")
 
     @property
+    def is_targeted(self) -> bool:
+        """Whether the fine-tunes, and so the pilots and the plan, are about coefficients."""
+        return self.study["objective"] in ("coefficient", "trace", "determinant")
+
+    @property
+    def planned(self) -> int | None:
+        """The component of the target whose interval the plan predicts; None where it predicts no single one."""
+        if self.study["objective"] == "coefficient":
+            return 1 + list(self.study["target"]["features"]).index(self.study["target"]["coefficient"])
+        return 0 if self.is_mean else None
+
+    @property
+    def is_zero_shot(self) -> bool:
+        """Whether an untrained model was rectified."""
+        return any(entry["model"] == "zero-shot" for entry in self.ledger_counts)
+
+    @property
+    def stopping_rows(self) -> list[int]:
+        """How many labels chose the epoch of each final fine-tune."""
+        return [int(entry["count"]) for entry in self.ledger_counts if entry["use"] == "early_stop"]
+
+    @property
     def label(self) -> str:
         """The answer's column."""
         return str(self.study["data"]["label"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ftrect_ray.report import words
+from ftrect_ray.report import sections, words
 from ftrect_ray.report.inputs import ReportInputs
 
 REFERENCES: dict[str, tuple[str, str]] = {
@@ -69,9 +69,10 @@ def _pilots(inputs: ReportInputs) -> list[str]:
     if not done:
         return []
     sizes = ", ".join(words.count(size) for size in sorted({int(row["size"]) for row in done}))
+    nu = f"ν, {words.objective(inputs.study)}" if inputs.is_targeted else "the residual variance Var(Y − f)"
     text = (
-        f"Inside this label budget, {len(done)} pilot fine-tunes with {sizes} labels measured the residual variance "
-        "Var(Y − f) of the model's predictions"
+        f"Inside this label budget, {len(done)} pilot fine-tunes with {sizes} labels measured {nu} "
+        "of the model's predictions"
     )
     law = inputs.law or {}
     if all(words.is_number(law.get(key)) for key in ("a", "alpha", "b")):
@@ -84,18 +85,24 @@ def _pilots(inputs: ReportInputs) -> list[str]:
 
 def _fine_tune(inputs: ReportInputs) -> str:
     model, training = inputs.study["model"], inputs.study["training"]
-    loss = "the variance of the residual" if inputs.study["objective"] == "variance" else "the mean squared residual"
     if inputs.design == "crossfit":
         times = (
             f"K = {inputs.folds} times, each time without one fold of the answers (cross-fitting; Zrnic & Candès, 2024)"
         )
     else:
         times = "once, on a random part of the answers; the others rectified it"
+    loss, rows = words.objective(inputs.study), sections.stopping_rows(inputs)
+    stopped = f", {rows} of them, by the same quantity" if rows else ""
+    how = (
+        f"at most {training['epochs']} epochs, batch size {training['batch_size']}, "
+        f"learning rate {training['learning_rate']:g}; the epoch was chosen on "
+        f"{words.percent(training['stopping_fraction'])} of each fine-tune's own labels{stopped}"
+    )
+    if model["adapter"] == "head":
+        how = "ridge regression on its frozen features; the penalty was chosen by leave-one-out over the same labels"
     return (
         f"The language model {model['name']} ({ADAPTERS[model['adapter']]}) was fine-tuned to minimise {loss} "
-        f"(at most {training['epochs']} epochs, batch size {training['batch_size']}, "
-        f"learning rate {training['learning_rate']:g}; the epoch was chosen on "
-        f"{words.percent(training['stopping_fraction'])} of each fine-tune's own labels) {times}."
+        f"({how}) {times}."
     )
 
 
@@ -106,6 +113,9 @@ def _estimator(inputs: ReportInputs) -> list[str]:
     lam = inputs.estimate.get("lam")
     tuned = f"; power tuning λ = {words.fixed(lam, 2)}" if words.is_number(lam) else ""
     source = "predictions made beforehand" if inputs.design == "rectify-only" else "the predictions"
+    if inputs.is_zero_shot:
+        source = f"the predictions of the language model {inputs.study['model']['name']}, which was not trained but "
+        source += "asked by a prompt (the expected value over its answer options),"
     rectifying = f"{words.count(inputs.estimate['n'])} answers that the predicting model had never seen"
     text = [
         f"The estimate takes {source} for the texts without an answer and corrects them by the differences between "

@@ -56,7 +56,9 @@ FIGURES = {
         "Predicted half-width of the interval against the number of labels.",
     ),
     "curves": _Figure(
-        figures_model.curves, figures_model.has_curves, "Stopping metric of each fine-tune after every epoch."
+        figures_model.curves,
+        figures_model.has_curves,
+        "What each fine-tune minimises, on its held-out labels after every epoch.",
     ),
     "calibration": _Figure(
         figures_model.calibration,
@@ -96,7 +98,6 @@ def build_report(inputs: ReportInputs) -> tuple[str, dict[str, bytes]]:
         labels=words.count(inputs.labels),
         texts=words.count(inputs.texts),
         is_vector=inputs.is_vector,
-        is_mean=inputs.is_mean,
         uses_model=inputs.design != "classical",
         rows=sections.estimates(inputs),
         facts=sections.facts(inputs),
@@ -106,6 +107,7 @@ def build_report(inputs: ReportInputs) -> tuple[str, dict[str, bytes]]:
         pilots=sections.pilots(inputs),
         allocation=sections.allocation(inputs),
         budget=sections.budget(inputs),
+        curves=sections.curves(inputs),
         checks=diagnostics.checks(inputs),
         texts_cut=sections.diagnostic(inputs, "texts_cut"),
         recycled=inputs.design == "recycle",

@@ -23,6 +23,8 @@ STAGES = {
 
 
 def design_name(inputs: ReportInputs) -> str:
+    if inputs.is_zero_shot:
+        return "zero-shot"
     return f"crossfit-{inputs.folds}" if inputs.design == "crossfit" else inputs.design
 
 
@@ -104,6 +106,8 @@ def law(inputs: ReportInputs) -> dict[str, Any] | None:
         "r2": words.fixed(given["r2"], 2) if words.is_number(given.get("r2")) else None,
         "reason": words.sentence(given.get("message")),
         "has_band": bool(given.get("band")),
+        "symbol": "ν" if inputs.is_targeted else "Var(Y − f)",
+        "meaning": f" ν is {words.objective(inputs.study)}." if inputs.is_targeted else "",
     }
 
 
@@ -141,14 +145,39 @@ def allocation(inputs: ReportInputs) -> dict[str, Any]:
         for row in [*possible, *impossible]
     ]
     chosen = next((row for row in possible if row["name"] == given.get("chosen")), None)
-    own = inputs.intervals()
-    came_out = own[0].high - own[0].low if own and inputs.is_mean else None
+    own, planned = inputs.intervals(), inputs.planned
+    came_out = own[planned].high - own[planned].low if own and planned is not None else None
     return {
         "rows": rows if possible else [],
         "reason": words.sentence(given.get("reason")),
+        "of": _planned_quantity(inputs),
         "predicted": words.fixed(chosen["interval_length"], d) if chosen else None,
         "came_out": words.fixed(came_out, d) if came_out is not None else None,
     }
+
+
+def _planned_quantity(inputs: ReportInputs) -> str:
+    """What the plan's numbers are predictions for, where that is not the estimate itself."""
+    if inputs.is_mean:
+        return ""
+    return {
+        "coefficient": f" for the coefficient of {inputs.study['target'].get('coefficient')}",
+        "trace": " for all coefficients, their variances summed",
+        "determinant": " for all coefficients, their variances in the geometric mean",
+    }.get(inputs.study["objective"], " for the mean answer")
+
+
+def curves(inputs: ReportInputs) -> dict[str, str]:
+    """What the fine-tunes minimised, and on how many labels each chose its epoch."""
+    return {"objective": words.objective(inputs.study), "rows": stopping_rows(inputs)}
+
+
+def stopping_rows(inputs: ReportInputs) -> str:
+    """``45``, or ``44 to 45`` where the fine-tunes differ; nothing where none stopped."""
+    rows = inputs.stopping_rows
+    if not rows:
+        return ""
+    return words.count(min(rows)) + (f" to {words.count(max(rows))}" if max(rows) > min(rows) else "")
 
 
 def budget(inputs: ReportInputs) -> dict[str, str] | None:

@@ -14,6 +14,7 @@ ABSENT = "–"
 DESIGNS = {
     "classical": "human answers alone",
     "rectify-only": "rectify given predictions",
+    "zero-shot": "rectify a model as it is, untrained",
     "split": "one fine-tune, the rest rectify",
     "split-after-pilots": "one fine-tune, pilots’ labels in it",
     "recycle": "one fine-tune, its labels recycled",
@@ -148,6 +149,37 @@ def target(kind: Mapping[str, Any], label: str) -> str:
     if kind["kind"] in REGRESSIONS:
         return f"{REGRESSIONS[kind['kind']]} regression of {label} on {', '.join(kind['features'])}"
     return f"mean {label}"
+
+
+def objective(study: Mapping[str, Any]) -> str:
+    """What the fine-tunes minimise.
+
+    >>> objective({"objective": "coefficient", "target": {"coefficient": "age"}})
+    'the residual variance weighted for the coefficient of age'
+    """
+    if study["objective"] == "coefficient":
+        return f"the residual variance weighted for the coefficient of {study['target']['coefficient']}"
+    return {
+        "variance": "the variance of the residual",
+        "mse": "the mean squared residual",
+        "trace": "the residual variance weighted for all coefficients, summed (trace)",
+        "determinant": "the residual variance weighted for all coefficients jointly (determinant)",
+    }[study["objective"]]
+
+
+def criterion(study: Mapping[str, Any]) -> str:
+    """The same as an axis names it, with what its unit is.
+
+    >>> criterion({"objective": "variance"})
+    'Var(answer − prediction)'
+    """
+    return {
+        "variance": "Var(answer − prediction)",
+        "mse": "mean of (answer − prediction)²",
+        "coefficient": "variance of the coefficient × labels",
+        "trace": "variance of the coefficients, summed, × labels",
+        "determinant": "variance of the coefficients, geometric mean, × labels",
+    }[study["objective"]]
 
 
 def sentence(text: Any) -> str:

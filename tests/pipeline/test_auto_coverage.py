@@ -14,6 +14,7 @@ import pytest
 
 from ftrect_ray.allocation import fit_scaling_law
 from ftrect_ray.estimators import classical_mean, mean, recycle
+from ftrect_ray.finetune.spec import Rows
 from ftrect_ray.pipeline.allocate import decide
 from ftrect_ray.pipeline.design import draw_folds
 from ftrect_ray.study import Study
@@ -48,7 +49,8 @@ def replicate(rng: np.random.Generator, signal: np.ndarray) -> tuple[str, bool]:
         own = rng.permutation(pool[: SIZES[-1]])[:size]
         variances.append(float(np.var(y[held] - predict(ridge(x[own], y[own]), x[held]), ddof=1)))
     fit = fit_scaling_law(sizes, variances, bootstrap=0)
-    decision, _ = decide(STUDY, fit, answers=y, unlabeled=M, spent=N // 4 + SIZES[-1], predictions=None)
+    rows = Rows(tuple(map(str, range(N))), ("",) * N, y)
+    decision, _ = decide(STUDY, fit, rows=rows, unlabeled=M, spent=N // 4 + SIZES[-1], predictions=None)
     if decision.design == "crossfit":
         fold = draw_folds(N, decision.folds, int(rng.integers(2**31)))
         betas = [ridge(x[fold != k], y[fold != k]) for k in range(decision.folds)]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from ftrect_ray.errors import InputError
-from ftrect_ray.finetune.spec import Rows
+from ftrect_ray.errors import InputError, StatisticalRefusal
+from ftrect_ray.finetune.spec import Coefficients, Rows
 from ftrect_ray.ledger import Ledger, Use
 from ftrect_ray.pipeline.design import Decision, plan_fits
 from ftrect_ray.study_file import parse_study
 
-STUDY = parse_study("study: a\ndata: {source: vader, text: text, label: rating}")
+TEXT = "study: a\ndata: {source: vader, text: text, label: rating}"
+STUDY = parse_study(TEXT)
 
 
 def rows(n: int) -> Rows:
@@ -118,3 +121,34 @@ def test_the_key_names_the_content() -> None:
     assert [spec.key for spec in first] == [spec.key for spec in second]
     other = plan_fits(Decision("crossfit", folds=2), budget, STUDY.model_copy(update={"seed": 8}), Ledger(budget.ids))
     assert first[0].key != other[0].key
+
+
+def test_an_untrained_model_is_rectified_by_every_label() -> None:
+    budget = rows(60)
+    ledger = Ledger(budget.ids)
+    decision = Decision("rectify-only", zero_shot=True)
+    assert plan_fits(decision, budget, STUDY, ledger) == []
+    assert decision.model_names == ["zero-shot"]
+    assert ledger.counts() == [{"use": "rectify", "model": "zero-shot", "count": 60}]
+
+
+@pytest.mark.parametrize("decision", [Decision("crossfit", folds=2), Decision("split", n_finetune=30)])
+def test_a_fine_tune_for_coefficients_knows_them_and_no_other_does(decision: Decision) -> None:
+    budget = rows(60)
+    budget = replace(budget, features=np.column_stack([np.ones(60), np.sqrt(np.arange(60))]))
+    aimed = parse_study(TEXT, ["target={kind: ols, features: [z], coefficient: z}", "objective=coefficient"])
+    for spec in plan_fits(decision, budget, aimed, Ledger(budget.ids)):
+        assert spec.coefficients == Coefficients("identity", 1, ("intercept", "z"))
+        assert len(spec.train.features) == len(spec.train)
+    plain = parse_study(TEXT, ["target={kind: ols, features: [z], coefficient: z}"])
+    assert all(spec.coefficients is None for spec in plan_fits(decision, rows(60), plain, Ledger(budget.ids)))
+
+
+def test_a_feature_that_is_constant_in_a_fold_is_refused_with_the_fold() -> None:
+    budget = rows(60)
+    once = np.zeros(60)
+    once[17] = 1.0  # the fold with this row leaves its fine-tune without any
+    budget = replace(budget, features=np.column_stack([np.ones(60), once]))
+    aimed = parse_study(TEXT, ["target={kind: ols, features: [z], coefficient: z}", "objective=coefficient"])
+    with pytest.raises(StatisticalRefusal, match=r"drop column 'z' \(the labels of fine-tune 'fold-\d'\)"):
+        plan_fits(Decision("crossfit", folds=2), budget, aimed, Ledger(budget.ids))

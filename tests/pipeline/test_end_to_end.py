@@ -141,6 +141,74 @@ def test_the_same_command_again_does_nothing_and_alpha_redoes_no_model(finished:
     assert run("run", study, "-o", folder, "--update").returncode == 0
 
 
+def test_a_study_aims_at_its_coefficient(study: Path, tmp_path: Path) -> None:
+    """The model can see a text's words, and the feature counts them: pilots, plan and models are about that slope."""
+    table = study.parent / "texts.csv"
+    lines = table.read_text().splitlines()
+    numbers = [line + "," + str(len(line.split(",")[1].split())) for line in lines[1:]]
+    (tmp_path / "texts.csv").write_text("\n".join([lines[0] + ",words", *numbers]) + "\n")
+    target = "{kind: ols, features: [words], coefficient: words}"
+    settings = [
+        f"data.table={tmp_path}/texts.csv",
+        f"target={target}",
+        "objective=coefficient",
+        "design=crossfit",
+        "pilots={sizes: [30, 60], seeds: 1, validation: 30}",
+    ]
+    answer = run("run", study, "-o", tmp_path / "run", *(word for setting in settings for word in ("--set", setting)))
+    assert answer.returncode == 0, answer.stderr
+    folder = tmp_path / "run"
+    estimate, allocation = load(folder, "estimate.json"), load(folder, "allocation.json")
+    classical = next(row for row in allocation["designs"] if row["name"] == "classical")
+    assert classical["std_error"] == pytest.approx(estimate["classical"]["std_error"][1], rel=1e-6)
+    assert estimate["names"] == ["intercept", "words"]
+    pilots = pq.read_table(folder / "pilots.parquet").to_pylist()
+    assert all(0 < row["residual_variance"] < 3 * allocation["variance"] for row in pilots)
+    curve = load(folder / "model" / "fold-0", "fit.json")["curve"]
+    assert all(0 < epoch["stop_metric"] < 10 * allocation["variance"] for epoch in curve)
+    report = (folder / "report.html").read_text()
+    assert "to minimise the residual variance weighted for the coefficient of words" in report
+    assert "variance of the coefficient × labels" in report
+
+    other = run("run", study, "-o", folder, *(w for s in [*settings, "objective=variance"] for w in ("--set", s)))
+    assert other.returncode == 2
+    assert "add --update to redo what it can change (pilot, " in other.stderr
+
+
+def test_an_untrained_model_is_asked_by_a_prompt_and_rectified_by_every_label(
+    study: Path, tiny_llama: Path, tmp_path: Path
+) -> None:
+    settings = [
+        "design=rectify-only",
+        "pilots=null",
+        f"model={{name: {tiny_llama}, max_tokens: 24, options: "
+        "{prompt: 'the film {text} was', answers: {good: 8, bad: 3}}}",
+    ]
+    words = [word for setting in settings for word in ("--set", setting)]
+    folder = tmp_path / "run"
+    answer = run("run", study, "-o", folder, *words)
+    assert answer.returncode == 0, answer.stderr
+    estimate = load(folder, "estimate.json")
+    assert (estimate["design"], estimate["n"], estimate["m"]) == ("rectify-only", LABELS, TEXTS - LABELS)
+    assert estimate["interval"][0] < 5 < estimate["interval"][1]
+    assert estimate["diagnostics"]["prediction_errors"] == 9
+    ledger = Ledger.load(RunStorage.open(folder))
+    assert ledger.counts() == [{"use": "rectify", "model": "zero-shot", "count": LABELS}]
+    assert load(folder / "model" / "zero-shot", "readout.json")["train_mean"] == 5.5  # no answer has a part in it
+    assert not list((folder / "model" / "zero-shot").glob("model*.safetensors"))  # no copy of the base model
+    predicted = [
+        row["prediction"]
+        for shard in sorted((folder / "predictions" / "zero-shot").iterdir())
+        for row in pq.read_table(shard).to_pylist()
+    ]
+    known = np.array([value for value in predicted if value is not None])
+    assert len(known) == TEXTS - 9
+    assert 3 <= known.min() < known.max() <= 8
+    assert "which was not trained but asked by a prompt" in (folder / "report.html").read_text()
+    again = run("run", study, "-o", folder, *words)
+    assert again.stderr.count("skipped: done already with the same inputs") == 6
+
+
 def test_killed_and_interrupted_runs_continue_to_the_same_estimate(
     finished: tuple[Path, str], study: Path, tmp_path: Path
 ) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from ftrect_ray.errors import InputError
 from ftrect_ray.pipeline.meter import Meter
-from ftrect_ray.pipeline.record import STAGES, RunRecord, changes, invalidated, refuse_changed
+from ftrect_ray.pipeline.record import STAGES, RunRecord, changes, invalidated, refuse_changed, settings_of
 from ftrect_ray.storage import RunStorage
 from ftrect_ray.study_file import parse_study
 
@@ -32,12 +32,23 @@ TEXT = "study: a\ndata: {source: vader, text: text, label: rating}\n"
         ("target={kind: quantile, q: 0.5}", "rectify"),
         ("study=b", "report"),
         ("training.max_failures=9", None),
+        ("training.checkpoint_seconds=9", None),
         ("inference.actors=1", None),
     ],
 )
 def test_a_change_invalidates_from_the_first_stage_that_reads_it(override: str, first: str | None) -> None:
-    changed = changes(parse_study(TEXT), parse_study(TEXT, [override]))
-    assert invalidated(changed) == (list(STAGES[STAGES.index(first) :]) if first else [])
+    new = parse_study(TEXT, [override])
+    changed = changes(parse_study(TEXT), new)
+    assert invalidated(changed, new) == (list(STAGES[STAGES.index(first) :]) if first else [])
+
+
+def test_another_coefficient_is_another_fine_tune_where_the_objective_aims_at_it() -> None:
+    target = "target={kind: ols, features: [x, z], coefficient: %s}"
+    for objective, first in (("coefficient", "pilot"), ("trace", "pilot"), ("variance", "rectify")):
+        old, new = (parse_study(TEXT, [target % name, f"objective={objective}"]) for name in "xz")
+        assert invalidated(changes(old, new), new)[0] == first
+        same = settings_of(old, "finetune") == settings_of(new, "finetune")
+        assert same == (objective == "variance")
 
 
 def test_a_changed_study_is_refused_with_field_hashes_and_remedy(tmp_path) -> None:

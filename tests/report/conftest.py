@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ftrect_ray.finetune.spec import Rows
 from ftrect_ray.pipeline.allocate import decide, fit_law
 from ftrect_ray.report import ReportInputs
 from ftrect_ray.study_file import dump_study, parse_study
@@ -39,8 +40,8 @@ def _allocation() -> tuple[dict[str, Any], dict[str, Any]]:
     sizes, measured = [row["size"] for row in done], [row["residual_variance"] for row in done]
     fit, law = fit_law(sizes, measured, 600, seed=7)
     answers = np.resize([-1.0, 1.0], 600) * (2.705 * 599 / 600) ** 0.5  # Var Y = 2.705
-    study = parse_study(STUDY)
-    return law, decide(study, fit, answers=answers, unlabeled=23_103, spent=350, predictions=None)[1]
+    rows, study = Rows(tuple(map(str, range(600))), ("",) * 600, answers), parse_study(STUDY)
+    return law, decide(study, fit, rows=rows, unlabeled=23_103, spent=350, predictions=None)[1]
 
 
 def _ledger() -> list[dict[str, Any]]:
