@@ -9,9 +9,9 @@ UNIT   := OMP_NUM_THREADS=1 $(BIN)/pytest -m "not ray and not slow" -n auto
 export RAY_USAGE_STATS_ENABLED ?= 0
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help demo test unit lint type bench coverage speed mutation clean
+.PHONY: help demo test unit lint type bench coverage speed objectives finetune-speed gpu mutation kill clean
 help:            ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 demo: $(STAMP)   ## run the default study: 600 human answers, 23,703 texts, one interval and a report
 	$(BIN)/ftrect run ftrect_ray/default_study.yaml -o $(RUN)
@@ -42,9 +42,21 @@ coverage: $(STAMP)  ## coverage of every target and design (hours; the same comm
 speed: $(STAMP)  ## speed and memory of the estimators beside ppi_py and NumPy (ten minutes, on a quiet machine)
 	$(BIN)/python benchmarks/estimators/side_by_side.py --output benchmarks/results
 
+objectives: $(STAMP)  ## variance objective, mean square and a frozen backbone: what is left of the variance (hours)
+	$(BIN)/python benchmarks/finetune/objectives.py --output benchmarks/results $(if $(WINE),--wine $(WINE))
+
+finetune-speed: $(STAMP)  ## time of an optimiser step beside bare PyTorch (20 minutes on one quiet core)
+	$(BIN)/python benchmarks/finetune/step_time.py --output benchmarks/results
+
+gpu: $(STAMP)    ## a 1.3B causal LLM on the GPUs of this machine: throughput, memory, utilisation (half an hour)
+	$(BIN)/python benchmarks/gpu/llm.py --output benchmarks/results
+
 mutation: $(STAMP)  ## would the estimators' tests notice a mistake? (over an hour; the same command continues)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[mutation]'
 	$(BIN)/python benchmarks/mutation/mutate.py --output benchmarks/results --sample 800 --leave-out test_coverage.py
+
+kill: $(STAMP)      ## SIGKILL of worker, node and driver at ten points each: is anything lost? (half an hour; the same command continues)
+	$(BIN)/python benchmarks/kill/kill.py --output benchmarks/results
 
 clean:           ## remove what `make` built; runs/ stays
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -20,7 +20,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from ftrect_ray import errors
-from ftrect_ray.shards import Shard, plan_shards, read_facts, sweep
+from ftrect_ray.shards import Shard, backbone_key, plan_shards, read_facts, sweep
 from ftrect_ray.storage import RunStorage
 from ftrect_ray.study import Inference
 
@@ -46,7 +46,7 @@ class InferenceSummary:
     seconds : float
         Wall time of this call.
     model_seconds : float
-        Seconds inside ``Predictor.predict``, summed over the actors of this call.
+        Seconds inside the models, summed over the actors of this call.
     actors : int
         Actors that computed at least one shard.
     """
@@ -67,7 +67,10 @@ def predict_all(
     """Write ``predictions/<model>/shard-*.parquet`` for every model, computing only what is not there yet.
 
     A shard has the columns ``id``, ``prediction`` (float64, answer's unit, null where there is none) and
-    ``error`` (string, null where there is a prediction), one row a text, in the order of the table.
+    ``error`` (string, null where there is a prediction), one row a text, in the order of the table. That of a model
+    with answer options also has ``probabilities``, one number an option in the order of the study.
+
+    Models that differ in the readout of one frozen backbone share its pass over a shard.
 
     Parameters
     ----------
@@ -136,20 +139,21 @@ def _compute(
 
     from ftrect_ray.scorer import Scorer
 
+    tasks = _tasks(missing, storage)
     references = {index: ray.put(parts[index]) for index in sorted({shard.index for shard in missing})}
-    rows = [parts[shard.index].num_rows for shard in missing]
+    rows = [len(task) * parts[task[0].index].num_rows for task in tasks]
     settings = DataContext.get_current().copy()
     settings.enable_progress_bars = settings.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells its plans; the bar below tells the progress
     facts: dict[Shard, dict[str, Any]] = {}
     with DataContext.current(settings), _bar(sum(rows)) as bar:
-        # One block a shard: a block goes to one actor as a whole, so fewer blocks than actors leave some idle.
-        positions = [{"position": position} for position in range(len(missing))]
-        results = ray.data.from_items(positions, override_num_blocks=len(missing)).map_batches(
+        # One block a task: a block goes to one actor as a whole, so fewer blocks than actors leave some idle.
+        positions = [{"position": position} for position in range(len(tasks))]
+        results = ray.data.from_items(positions, override_num_blocks=len(tasks)).map_batches(
             Scorer,
-            fn_constructor_args=(list(missing), references, storage.uri, inference),
+            fn_constructor_args=(tasks, references, storage.uri, inference),
             batch_size=1,
-            compute=ActorPoolStrategy(size=min(actors, len(missing)), max_tasks_in_flight_per_actor=QUEUED_PER_ACTOR),
+            compute=ActorPoolStrategy(size=min(actors, len(tasks)), max_tasks_in_flight_per_actor=QUEUED_PER_ACTOR),
             num_cpus=cpus,
             num_gpus=gpus,
         )
@@ -158,9 +162,18 @@ def _compute(
             if "refusal" in found:
                 kind, what, where, mend = found["refusal"]
                 raise getattr(errors, kind)(what, where=where, mend=mend)
-            facts[missing[result["position"]]] = found
+            facts.update(zip(tasks[result["position"]], found["shards"], strict=True))
             bar.update(rows[result["position"]])
     return facts
+
+
+def _tasks(missing: Sequence[Shard], storage: RunStorage) -> list[tuple[Shard, ...]]:
+    """What an actor does in one call: a shard, for all models that read out the same frozen features of it."""
+    backbones = {model: backbone_key(storage, model) for model in dict.fromkeys(shard.model for shard in missing)}
+    tasks: dict[tuple[str, int], list[Shard]] = {}
+    for shard in missing:
+        tasks.setdefault((backbones[shard.model], shard.index), []).append(shard)
+    return [tuple(task) for task in tasks.values()]
 
 
 def _bar(texts: int) -> tqdm[Any]:

@@ -159,7 +159,7 @@ def plan_resources(
     )
 
 
-def check_disk(path: str | Path, needed_bytes: int) -> None:
+def check_disk(path: str | Path, needed_bytes: int, mend: str = "free space, or choose another folder with -o") -> None:
     """Refuse to start what will not fit; object stores behind a URI are taken to be large enough.
 
     Raises
@@ -174,5 +174,5 @@ def check_disk(path: str | Path, needed_bytes: int) -> None:
         raise EnvironmentFault(
             f"the run needs about {needed_bytes / 1e9:.1f} GB of disk and {free / 1e9:.1f} GB are free",
             where=str(path),
-            mend="free space, or choose another folder with -o",
+            mend=mend,
         )

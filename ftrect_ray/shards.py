@@ -13,8 +13,12 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from ftrect_ray.errors import InputError
 from ftrect_ray.storage import RunStorage
 from ftrect_ray.study import digest
+
+#: Files of a model's folder in which models with one frozen backbone differ.
+READOUT_FILES = ("head.safetensors", "readout.json", "fit.json")
 
 #: Raised by one when shards of an older program must not be reused.
 FORMAT = 1
@@ -55,13 +59,28 @@ def plan_shards(
             yield Shard(model, index, digest([FORMAT, content, weights, precision]))
 
 
-def folder_key(storage: RunStorage, *parts: str) -> str:
-    """Hash of the names and contents of a folder's files."""
+def backbone_key(storage: RunStorage, model: str) -> str:
+    """Equal for models that read out the same frozen features; the model's own name where it has a backbone of its own.
+
+    The name too where ``readout.json`` cannot be read: loading the model says why.
+    """
+    try:
+        readout = storage.read_json("model", model, "readout.json")
+        settings, base_digest = readout["model"], readout["base_digest"]
+        if settings["adapter"] != "head":
+            return model
+    except (InputError, KeyError, TypeError):
+        return model
+    return digest([settings, base_digest, folder_key(storage, "model", model, without=READOUT_FILES)])
+
+
+def folder_key(storage: RunStorage, *parts: str, without: Sequence[str] = ()) -> str:
+    """Hash of the names and contents of a folder's files, but for those ``without``."""
     root = storage.path(*parts)
     total = hashlib.sha256()
     files = storage.filesystem.get_file_info(pafs.FileSelector(root, recursive=True, allow_not_found=True))
     for info in sorted(files, key=lambda info: info.path):
-        if info.type == pafs.FileType.File:
+        if info.type == pafs.FileType.File and info.base_name not in without:
             total.update(info.path[len(root) :].encode() + b"\0" + str(info.size).encode() + b"\0")
             with storage.filesystem.open_input_stream(info.path, compression=None) as stream:
                 while block := stream.read(1 << 22):
@@ -76,13 +95,21 @@ def write_shard(
     values: np.ndarray,
     errors: Sequence[str | None],
     facts: dict[str, Any],
+    probabilities: np.ndarray | None = None,
 ) -> None:
-    """Write a shard whole: columns ``id``, ``prediction`` (null for NaN) and ``error``, key and facts beside."""
+    """Write a shard whole: columns ``id``, ``prediction`` (null for NaN) and ``error``, key and facts beside.
+
+    Where there are ``probabilities`` (n, K) of answer options, also a column of them, lists of float32.
+    """
     columns = {
         "id": ids,
         "prediction": pa.array(values, pa.float64(), mask=np.isnan(values)),
         "error": pa.array(errors, pa.string()),
     }
+    if probabilities is not None:
+        known = np.isfinite(probabilities).all(1)
+        lists = [row if fine else None for row, fine in zip(probabilities.astype(np.float32), known, strict=True)]
+        columns["probabilities"] = pa.array(lists, pa.list_(pa.float32()))
     table = pa.table(columns).replace_schema_metadata({KEY: shard.key, FACTS: json.dumps(facts)})
     storage.write_table(table, *shard.path)
 

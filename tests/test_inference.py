@@ -74,6 +74,23 @@ def local_ray() -> Iterator[None]:
     ray.shutdown()
 
 
+@pytest.fixture
+def head_storage(storage: RunStorage) -> RunStorage:
+    """The same with two readouts of one frozen backbone."""
+    import torch
+
+    from ftrect_ray.predictor import Predictor, Scale
+
+    model = Model(name=Predictor.load(storage.path("model", "fold-0")).model.name, max_tokens=64, adapter="head")
+    for seed, name in enumerate(MODELS):
+        storage.delete("model", name)
+        predictor = Predictor.create(model, seed=seed, scale=Scale(5.0 + seed, 2.0, 0.0, 5.0))
+        with torch.no_grad():
+            predictor.head.weight.mul_(100)
+        predictor.save(storage.path("model", name))
+    return storage
+
+
 def written(storage: RunStorage, model: str) -> pa.Table:
     return pa.concat_tables(
         [storage.read_table("predictions", model, name) for name in storage.list("predictions", model)]
@@ -107,6 +124,69 @@ def test_every_text_has_its_row_and_both_actors_work(storage: RunStorage) -> Non
     again = predict_all(storage, MODELS, SETTINGS, actors=2)
     assert (again.computed, again.kept, again.actors, again.model_seconds) == (0, 120, 0, 0)
     assert (again.errors, again.texts_cut) == (summary.errors, summary.texts_cut)
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_readouts_of_one_backbone_are_predicted_as_alone(head_storage: RunStorage) -> None:
+    from ftrect_ray.predictor import Predictor
+
+    summary = predict_all(head_storage, MODELS, SETTINGS, actors=2)
+    assert (summary.rows, summary.computed, summary.kept) == (2 * ROWS, 120, 0)
+    assert (summary.errors, summary.texts_cut) == ({"no text": 2 * ROWS // 100}, ROWS // 50)
+    texts = head_storage.read_table("table.parquet")["text"].to_pylist()
+    predicted = []
+    for model in MODELS:
+        rows = written(head_storage, model)
+        expected, errors = Predictor.load(head_storage.path("model", model)).predict(texts)
+        predicted.append(np.asarray(rows["prediction"].to_numpy()))
+        assert predicted[-1] == pytest.approx(expected, abs=1e-4, nan_ok=True)
+        assert rows["error"].to_pylist() == errors
+    assert np.nanmin(np.abs(predicted[1] - predicted[0])) > 1e-3
+    head_storage.delete("predictions", "fold-1", "shard-00002.parquet")
+    head_storage.delete("predictions", "fold-0", "shard-00003.parquet")
+    assert predict_all(head_storage, MODELS, SETTINGS, actors=1).computed == 2
+    assert np.asarray(written(head_storage, "fold-1")["prediction"].to_numpy()) == pytest.approx(
+        predicted[1], abs=1e-5, nan_ok=True
+    )
+
+
+def test_a_task_of_several_readouts_passes_the_backbone_once(head_storage: RunStorage) -> None:
+    from ftrect_ray.scorer import Scorer
+
+    scorer = Scorer([], {}, head_storage.uri, SETTINGS)
+    predictors = scorer._load(MODELS)
+    assert predictors[0].backbone is predictors[1].backbone
+    passes = []
+    predictors[0].backbone.register_forward_hook(lambda *_: passes.append(1))
+    texts = ["w1 w2", None, "w3"]
+    together = scorer._score(predictors, texts)
+    assert len(passes) == 1
+    for predictor, scores in zip(predictors, together, strict=True):
+        alone = predictor.score(texts, SETTINGS.batch_tokens)
+        assert scores.values == pytest.approx(alone.values, abs=1e-6, nan_ok=True)
+        assert (scores.errors, scores.cut, scores.probabilities) == (alone.errors, alone.cut, None)
+    assert [scorer._load([model])[0] is kept for model, kept in zip(MODELS, predictors, strict=True)] == [True, True]
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_answer_options_leave_their_probabilities(storage: RunStorage, tiny_llama: Path) -> None:
+    from ftrect_ray.predictor import Predictor
+
+    answers = {"good": 1.0, "bad": -1.0, "dull": 0.0}
+    model = Model(
+        name=str(tiny_llama), max_tokens=16, adapter="lora", options={"prompt": "the {text} was", "answers": answers}
+    )
+    Predictor.create(model).save(storage.path("model", "asked"))
+    predict_all(storage, ["asked"], Inference(shard_rows=300, precision="fp32"), actors=1)
+    rows = written(storage, "asked")
+    assert rows.column_names == ["id", "prediction", "error", "probabilities"]
+    for prediction, error, probabilities in zip(
+        *(rows[name].to_pylist() for name in rows.column_names[1:]), strict=True
+    ):
+        assert (prediction is None) == (probabilities is None) == (error is not None)
+        if probabilities:
+            assert sum(probabilities) == pytest.approx(1, abs=1e-5)
+            assert prediction == pytest.approx(np.dot(probabilities, list(answers.values())), abs=1e-5)
 
 
 @pytest.mark.usefixtures("local_ray")

@@ -40,8 +40,9 @@ def test_python_snippets_run(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_study_files_are_valid() -> None:
-    whole, change = blocks("yaml")
+    whole, asked, change = blocks("yaml")
     assert parse_study(whole).labels == 400
+    assert parse_study(asked).model.options is not None
     merged = yaml.safe_load(whole) | yaml.safe_load(change)
     assert parse_study(yaml.safe_dump(merged)).model.adapter == "lora"
 

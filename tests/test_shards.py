@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ftrect_ray.shards import Shard, plan_shards, read_facts, sweep, write_shard
+from ftrect_ray.shards import Shard, backbone_key, plan_shards, read_facts, sweep, write_shard
 from ftrect_ray.storage import RunStorage
 
 FACTS = {"errors": {"empty text": 1}, "cut": 2, "seconds": 0.5, "actor": "a"}
@@ -72,6 +72,35 @@ def test_a_shard_is_written_whole_and_known_again(storage: RunStorage) -> None:
     assert read_facts(storage, shard) == FACTS
     assert read_facts(storage, Shard("fold-0", 3, "key-2")) is None
     assert storage.list("predictions", "fold-0") == ["shard-00003.parquet"]
+
+
+def test_probabilities_stand_beside_the_prediction(storage: RunStorage) -> None:
+    shard = Shard("fold-0", 0, "key-1")
+    probabilities = np.array([[0.25, 0.75], [np.nan, np.nan]])
+    values = np.array([1.75, np.nan])
+    write_shard(storage, shard, part("x", "")["id"], values, [None, "empty text"], FACTS, probabilities)
+    table = storage.read_table(*shard.path)
+    assert table.schema.field("probabilities").type == pa.list_(pa.float32())
+    assert table["probabilities"].to_pylist() == [[0.25, 0.75], None]
+
+
+def test_models_share_a_backbone_where_only_their_readouts_differ(storage: RunStorage) -> None:
+    head = {"model": {"name": "minilm", "adapter": "head"}, "base_digest": "d", "center": 1.0}
+    for number, name in enumerate(
+        ["fold-0", "fold-1", "longer", "other-base", "other-tokens", "full", "broken", "odd"]
+    ):
+        storage.write_bytes(bytes([number]), "model", name, "head.safetensors")
+        storage.write_json(head | {"center": float(number)}, "model", name, "readout.json")
+    storage.write_json(head | {"model": head["model"] | {"max_tokens": 9}}, "model", "longer", "readout.json")
+    storage.write_json(head | {"base_digest": "e"}, "model", "other-base", "readout.json")
+    storage.write_bytes(b"{}", "model", "other-tokens", "tokenizer.json")
+    storage.write_json(head | {"model": head["model"] | {"adapter": "full"}}, "model", "full", "readout.json")
+    storage.write_bytes(b"{", "model", "broken", "readout.json")
+    storage.write_json([], "model", "odd", "readout.json")
+    keys = {name: backbone_key(storage, name) for name in storage.list("model")}
+    assert keys["fold-0"] == keys["fold-1"]
+    assert len(set(keys.values())) == len(keys) - 1
+    assert [keys[name] for name in ("full", "broken", "odd")] == ["full", "broken", "odd"]
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"not parquet at all"])

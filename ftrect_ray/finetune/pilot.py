@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 
 from ftrect_ray.errors import InputError
-from ftrect_ray.finetune.spec import FitSpec, Rows
+from ftrect_ray.finetune.influence import Influence
+from ftrect_ray.finetune.opening import open_fit
+from ftrect_ray.finetune.spec import Coefficients, FitSpec, Rows
 from ftrect_ray.storage import RunStorage
 from ftrect_ray.study import Model, Pilots, Training, digest
 
@@ -43,7 +45,22 @@ class PilotSpec:
     @property
     def key(self) -> str:
         """Names the measurement by its content: equal inputs, equal key."""
-        return digest([self.fit.key, self.measure.ids, self.measure.texts, self.measure.answers.tolist()])
+        return digest([self.fit.key, self.measure.content])
+
+    def influence(self) -> Influence:
+        """The weights that ν is measured by: those of ``measure``, so that all pilots are measured alike.
+
+        With H and θ of its own training rows each pilot would measure another quantity, the smallest the noisiest, and
+        the law would be fitted to the difference.
+
+        Raises
+        ------
+        StatisticalRefusal, InputError
+            See ``Influence.of``.
+        """
+        return Influence.of(
+            self.fit.objective, self.fit.coefficients, self.measure, where="validation labels of the pilots"
+        )
 
 
 @dataclass(frozen=True)
@@ -52,8 +69,11 @@ class PilotResult:
 
     Attributes
     ----------
-    residual_variance, variance_prediction : float
-        Var(Y − f) and Var(f) on the validation rows, ddof 1, in the answer's unit squared.
+    residual_variance : float
+        ν on the validation rows, ddof 1: Var(Y − f) in the answer's unit squared, or what ``finetune.influence`` says
+        where the objective is about coefficients, in their unit squared.
+    variance_prediction : float
+        Var(f) on the same rows, ddof 1, in the answer's unit squared.
     correlation, slope : float
         Of Y on f over the same rows; None where f is constant.
     n_measure : int
@@ -116,7 +136,13 @@ def validation_rows(pilots: Pilots, n: int) -> int:
 
 
 def plan_pilots(
-    rows: Rows, pilots: Pilots, model: Model, training: Training, objective: str, seed: int
+    rows: Rows,
+    pilots: Pilots,
+    model: Model,
+    training: Training,
+    objective: str,
+    seed: int,
+    coefficients: Coefficients | None = None,
 ) -> list[PilotSpec]:
     """The pilots of a study, sizes within seeds.
 
@@ -126,11 +152,15 @@ def plan_pilots(
         The label budget, n rows.
     seed : int
         The study's; the draw of V, the orders and the fits follow from it.
+    coefficients : Coefficients, optional
+        What the objective is about.
 
     Raises
     ------
     InputError
         Where the largest pilot and V do not both fit into the budget.
+    StatisticalRefusal, InputError
+        Where a pilot's rows cannot carry the coefficients; see ``finetune.influence``.
     """
     n, largest = len(rows), pilots.sizes[-1]
     validation = validation_rows(pilots, n)
@@ -144,8 +174,11 @@ def plan_pilots(
             name = f"pilot-s{size}-r{repetition}"
             trained = size - max(2, round(training.stopping_fraction * size))
             train, stop = rows.take(order[:trained]), rows.take(order[trained:size])
-            fit = FitSpec(name, train, stop, model, alone, objective, seed + 1 + repetition)
+            fit = FitSpec(name, train, stop, model, alone, objective, seed + 1 + repetition, coefficients)
             specs.append(PilotSpec(name, size, repetition, fit, measure))
+    for spec in specs:  # what cannot be weighted is refused before any work
+        Influence.of_fit(spec.fit)
+        spec.influence()
     return specs
 
 
@@ -154,14 +187,12 @@ def measure(spec: PilotSpec) -> PilotResult:
 
     Raises
     ------
-    finetune.training.Diverged
+    Diverged
     InputError
         Where the model does not load.
     """
-    from ftrect_ray.finetune.training import Fit
-
     began = time.perf_counter()
-    with Fit.alone(spec.fit) as fit:
+    with open_fit(spec.fit) as fit:
         fit.run()
         fit.finish()
         fitted = time.perf_counter()
@@ -175,7 +206,7 @@ def measure(spec: PilotSpec) -> PilotResult:
         name=spec.name,
         size=spec.size,
         seed=spec.seed,
-        residual_variance=float(np.var(y - f, ddof=1)),
+        residual_variance=spec.influence().variance(spec.measure, y - f),
         variance_prediction=variance_f,
         correlation=covariance / float(np.sqrt(variance_f * np.var(y, ddof=1))) if varies else None,
         slope=covariance / variance_f if variance_f > 0 else None,

@@ -21,6 +21,7 @@ from ray.tune.experiment import Trial
 
 from ftrect_ray.errors import EnvironmentFault, FtrectError, InputError, StatisticalRefusal
 from ftrect_ray.finetune.pilot import PilotRecords, PilotResult, PilotSpec, measure, plan_pilots, result_of
+from ftrect_ray.finetune.spec import Diverged
 from ftrect_ray.storage import RunStorage
 from ftrect_ray.study import digest
 
@@ -167,8 +168,6 @@ def _trial(config: dict[str, Any], specs: dict[str, PilotSpec], tries: int) -> N
     An error that we understand is reported, not raised: raised, it would cost the worker, and each new one loads
     everything anew.
     """
-    from ftrect_ray.finetune.training import Diverged
-
     spec = specs.get(config["pilot"])
     if spec is None:  # measured by a killed call whose last save of Tune's state came before
         tune.report({"name": config["pilot"]})

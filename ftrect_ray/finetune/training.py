@@ -21,34 +21,23 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ftrect_ray.errors import InputError, StatisticalRefusal
+from ftrect_ray.errors import InputError
 from ftrect_ray.finetune import objectives
 from ftrect_ray.finetune.batching import deal, epoch_batches
-from ftrect_ray.finetune.engine import Engine, join_alone
-from ftrect_ray.finetune.influence import influence_weights
-from ftrect_ray.finetune.spec import Epoch, FitResult, FitSpec, Rows
+from ftrect_ray.finetune.engine import Engine, join_alone, loading
+from ftrect_ray.finetune.influence import Influence
+from ftrect_ray.finetune.opening import open_fit
+from ftrect_ray.finetune.spec import Diverged, Epoch, FitResult, FitSpec, Rows
 from ftrect_ray.finetune.watching import PROGRESS
 from ftrect_ray.predictor import Predictor, Scale, folder
+from ftrect_ray.predictor.cache import CachedTokens
 from ftrect_ray.predictor.precision import resolve_precision
 from ftrect_ray.predictor.tokens import batches_by_tokens
+from ftrect_ray.storage import RunStorage
 
 WEIGHTS = "weights.safetensors"
 #: Padded tokens that a rank evaluates at a time: no more than a small training step holds.
 EVALUATION_TOKENS = 2048
-
-
-class Diverged(StatisticalRefusal):
-    """The loss or its gradient is no longer a number; what it was computed on is named."""
-
-    @classmethod
-    def at(cls, spec: FitSpec, epoch: int, step: str, ids: tuple[str, ...], quantity: str = "loss") -> Diverged:
-        shown = ", ".join(ids[:8]) + (", …" if len(ids) > 8 else "")
-        return cls(
-            f"the fine-tune {spec.name!r} diverged: "
-            f"the {quantity} is not finite in epoch {epoch}, {step}, rows {shown}",
-            where="training.learning_rate",
-            mend="lower training.learning_rate or training.head_learning_rate, or set training.precision: fp32",
-        )
 
 
 def fit_local(spec: FitSpec) -> tuple[Predictor, FitResult]:
@@ -64,7 +53,7 @@ def fit_local(spec: FitSpec) -> tuple[Predictor, FitResult]:
     ------
     Diverged, InputError
     """
-    with Fit.alone(spec) as fit, tempfile.TemporaryDirectory() as home:
+    with open_fit(spec) as fit, tempfile.TemporaryDirectory() as home:
         fit.run()
         fit.finish()
         fit.save_model(Path(home))
@@ -100,10 +89,13 @@ class Fit:
     """
 
     def __init__(self, spec: FitSpec, device: torch.device) -> None:
-        self.spec, self.device = spec, device
+        self.spec, self.device, self.influence = spec, device, Influence.of_fit(spec)
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.scale = Scale.of(np.asarray(spec.train.answers, dtype=np.float64))
-        self.predictor = Predictor.create(spec.model, seed=spec.seed, scale=self.scale)
+        dtype = resolve_precision(spec.training.precision, device)
+        with loading(spec.training, dtype):
+            self.predictor = Predictor.create(spec.model, seed=spec.seed, scale=self.scale)
+        self.tokens = CachedTokens(self.predictor, None if spec.cache is None else RunStorage.open(spec.cache))
         self.train_rows = self._encode(spec.train)
         self.stop_rows = self._encode(spec.stop)
         if len(self.train_rows.ids) < 2:
@@ -112,8 +104,7 @@ class Fit:
                 mend="give it more labels",
             )
         self.selects = len(self.stop_rows.ids) >= 2
-        dtype = resolve_precision(spec.training.precision, device)
-        self.engine = Engine(self.predictor.to(device), spec.training, dtype)
+        self.engine = Engine(self.predictor, spec.training, dtype, device)
         self._generators = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
         self.curve: list[Epoch] = []
         self.best_epoch = 0
@@ -138,12 +129,13 @@ class Fit:
         self._generators.__exit__(kind, error, traceback)
 
     def _encode(self, rows: Rows) -> _Encoded:
-        encoded = self.predictor.encode(rows.texts)
-        usable = np.flatnonzero(encoded.lengths)
+        tokens = self.tokens(rows.texts)
+        lengths = np.array([len(ids) for ids in tokens], dtype=np.int64)
+        usable = np.flatnonzero(lengths)
         targets = (np.asarray(rows.answers, dtype=np.float64)[usable] - self.scale.center) / self.scale.spread
-        weights = influence_weights(self.spec, rows.take(usable))
-        ids, tokens = tuple(rows.ids[i] for i in usable), [encoded.tokens[i] for i in usable]
-        return _Encoded(ids, tokens, encoded.lengths[usable], torch.from_numpy(targets), torch.from_numpy(weights))
+        weights = self.influence.weights(rows.take(usable)) / self.influence.scale
+        ids, tokens = tuple(rows.ids[i] for i in usable), [tokens[i] for i in usable]
+        return _Encoded(ids, tokens, lengths[usable], torch.from_numpy(targets), torch.from_numpy(weights))
 
     # --------------------------------------------------------------------------------------------------- training
 
@@ -184,7 +176,7 @@ class Fit:
             loss = self._step(epoch, step, batches[step], rate)
             self.under_way = _Epoch((*self.under_way.losses, loss), time.perf_counter() - start)
             after_step(self, False)
-        unit = self.scale.spread**2
+        unit = (self.scale.spread * self.influence.scale) ** 2
         stop_metric = self._stop_metric(epoch) * unit
         return Epoch(epoch, float(np.mean(self.under_way.losses)) * unit, stop_metric, time.perf_counter() - start)
 
@@ -267,13 +259,18 @@ class Fit:
     def predict(self, texts: Sequence[str | None]) -> np.ndarray:
         """Predictions (n,), float64, in the answer's unit; NaN where there is none. As :meth:`Predictor.predict`."""
         scale = self.predictor.scale
-        return scale.center + scale.spread * self._predict(self.predictor.encode(texts).tokens) + scale.offset
+        return scale.center + scale.spread * self._predict(self.tokens(texts)) + scale.offset
 
     # ------------------------------------------------------------------------------------------------- finishing
 
     def finish(self) -> None:
-        """Take up the best epoch's weights, and move the mean residual over the fine-tune's own rows to zero."""
+        """Take up the best epoch's weights, and move the mean residual over the fine-tune's own rows to zero.
+
+        Unless the objective is about coefficients: with unequal weights it knows the level, and has trained it.
+        """
         self.engine.restore(self.weights)
+        if self.spec.coefficients is not None:
+            return
         rows = (self.spec.train, self.spec.stop)
         residual = np.concatenate([part.answers for part in rows]) - self.predict(
             [t for part in rows for t in part.texts]
@@ -300,7 +297,11 @@ class Fit:
         self.engine.save(directory)
         if self.rank == 0:
             save_file(self.weights, directory / WEIGHTS)
-            progress = {"curve": [asdict(epoch) for epoch in self.curve], "under_way": asdict(self.under_way)}
+            progress = {
+                "curve": [asdict(epoch) for epoch in self.curve],
+                "under_way": asdict(self.under_way),
+                "steps": -(-len(self.train_rows.ids) // self.spec.training.batch_size),
+            }
             (directory / PROGRESS).write_text(json.dumps(progress), encoding="utf-8")
 
     def resume(self, directory: Path) -> None:

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from ftrect_ray.errors import InputError
 from ftrect_ray.models import MODELS, check_model_folder, resolve_model, stored_tensors
+from ftrect_ray.predictor.precision import cast
 from ftrect_ray.predictor.pretrained import first_line
 from ftrect_ray.study import Model
 
@@ -139,7 +140,7 @@ def load(directory: str | Path, dtype: torch.dtype = torch.float32) -> Predictor
     if model.adapter == "lora":
         _load_adapter(loaded, directory / ADAPTER)
     _check_finite(directory, loaded)
-    loaded.backbone.to(dtype)
+    cast(loaded.backbone, dtype)
     return loaded.eval()
 
 

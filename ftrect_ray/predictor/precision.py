@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import nn
 
 BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # x86 AVX-512, x86 AMX, Arm
 
@@ -18,6 +19,12 @@ def resolve_precision(setting: str, device: torch.device) -> torch.dtype:
         return {"bf16": torch.bfloat16, "fp32": torch.float32}[setting]
     fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else bool(BF16_FLAGS & _processor_flags())
     return torch.bfloat16 if fast else torch.float32
+
+
+def cast(module: nn.Module, dtype: torch.dtype) -> None:
+    """Weights to ``dtype``. Buffers stay: rotary frequencies in bf16 would move the later positions of a text."""
+    for parameter in module.parameters():
+        parameter.data = parameter.data.to(dtype)
 
 
 def _processor_flags() -> set[str]:

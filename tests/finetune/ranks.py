@@ -93,6 +93,111 @@ def whole_fit(rank: int, specs: list) -> list:
     return answers
 
 
+def bytes_held(rank: int, specs: list) -> list:
+    """What each rank's DeepSpeed holds in the first step of each fine-tune, in bytes of distinct storages."""
+    from ftrect_ray.finetune.batching import epoch_batches
+    from ftrect_ray.finetune.training import Fit
+
+    answers = []
+    for spec in specs:
+        with Fit(spec, torch.device("cpu")) as fit:
+            held = {}
+            optimizer, trained = fit.engine._engine.optimizer, fit.predictor.trainable().values()
+            backward = fit.engine.backward
+
+            def backward_and_look(loss, held=held, optimizer=optimizer, trained=trained, backward=backward) -> None:
+                backward(loss)
+                names = ("all_grad_tensors", "accumulated_grads_in_cpu", "grad_partitions_flat_buffer")
+                mine = [vars(optimizer).get(name) for name in names]
+                held.setdefault("gradients", storage_bytes([[p.grad for p in trained], mine]))
+
+            fit.engine.backward = backward_and_look  # type: ignore[method-assign]
+            fit.engine.train(True)
+            batches = epoch_batches(len(fit.train_rows.ids), spec.training.batch_size, spec.seed, 1)
+            fit._step(1, 0, batches[0], 1.0)
+            of_stage = (
+                "fp32_partitioned_groups_flat" if spec.training.zero_stage == 3 else "single_partition_of_fp32_groups"
+            )
+            master, parameters = getattr(optimizer, of_stage), list(fit.predictor.parameters())
+            moments = [[state["exp_avg"], state["exp_avg_sq"]] for state in optimizer.optimizer.state.values()]
+            held["master"], held["moments"] = storage_bytes(master), storage_bytes(moments)
+            held["weights"] = storage_bytes([[p.data, getattr(p, "ds_tensor", None)] for p in parameters])
+            held["devices"] = sorted({tensor.device.type for tensor in tensors_in([master, moments])})
+            held["trained"] = 4 * sum(getattr(p, "ds_numel", p.numel()) for p in trained)
+            held["all"] = 4 * sum(getattr(p, "ds_numel", p.numel()) for p in parameters)
+            held["offload"] = [
+                bool(vars(optimizer).get(n)) for n in ("cpu_offload", "offload_optimizer", "offload_param")
+            ]
+            ranks: list = [None] * dist.get_world_size()
+            dist.all_gather_object(ranks, held)
+            answers.append(ranks)
+    return answers
+
+
+def tensors_in(nested) -> list[torch.Tensor]:
+    """Those in nested lists and dicts."""
+    if isinstance(nested, torch.Tensor):
+        return [nested]
+    parts = nested.values() if isinstance(nested, dict) else nested or ()
+    return [tensor for part in parts for tensor in tensors_in(part)]
+
+
+def storage_bytes(nested) -> int:
+    storages = (tensor.untyped_storage() for tensor in tensors_in(nested))
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+def finished_fits(rank: int, work: list) -> list:
+    """For each (fine-tune, folder, texts): what the finished model says of the texts, its folder written."""
+    from ftrect_ray.finetune.training import Fit
+
+    answers = []
+    for spec, folder, texts in work:
+        with Fit(spec, torch.device("cpu")) as fit:
+            fit.run()
+            fit.finish()
+            answers.append(fit.predict(texts).tolist())
+            fit.save_model(Path(folder))
+    return answers
+
+
+def resumed_fits(rank: int, work: list) -> list:
+    """For each (fine-tune, folder): weights without and with a stop after the fourth step, checkpoint in the folder."""
+    from ftrect_ray.finetune.training import Fit
+
+    answers = []
+    for spec, folder in work:
+        saved = []
+
+        def save(fit: Fit, epoch_ended: bool, saved=saved, folder=folder) -> None:
+            saved.append(epoch_ended)
+            if len(saved) == 5:  # the fifth call is the fourth step, in the second epoch
+                fit.save(Path(folder))
+
+        with Fit(spec, torch.device("cpu")) as whole:
+            whole.run(save)
+        dist.barrier()
+        with Fit(spec, torch.device("cpu")) as again:
+            again.resume(Path(folder))
+            again.run()
+        answers.append([{n: w.flatten().tolist() for n, w in fit.weights.items()} for fit in (whole, again)])
+    return answers
+
+
+def frozen_fit(rank: int, work: list) -> dict:
+    """What each rank's finished readout says, which folder was written, and whether DeepSpeed was loaded."""
+    from ftrect_ray.finetune.opening import open_fit
+
+    spec, folder, texts = work
+    with open_fit(spec, torch.device("cpu")) as fit:
+        fit.run()
+        fit.finish()
+        fit.save_model(Path(folder))
+        predictions: list = [None] * dist.get_world_size()
+        dist.all_gather_object(predictions, fit.predict(texts).tolist())
+    return {"predictions": predictions, "deepspeed": "deepspeed" in sys.modules}
+
+
 if __name__ == "__main__":
     task, rank, world, store, spec, out = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:]
     torch.set_num_threads(1)

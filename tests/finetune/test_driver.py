@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pickle
 import re
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -16,11 +18,16 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import pyarrow.fs as pafs
 import pytest
+import torch
 
-from ftrect_ray.finetune import driver
-from ftrect_ray.finetune.spec import Epoch, FitResult
+from ftrect_ray.errors import EnvironmentFault
+from ftrect_ray.finetune import driver, watching
+from ftrect_ray.finetune.spec import Diverged, Epoch, FitResult
 from ftrect_ray.finetune.watching import Watch, run_name
+from ftrect_ray.storage import RunStorage
+from ftrect_ray.study import Training
 
 
 @pytest.fixture(scope="module")
@@ -70,57 +77,227 @@ def test_two_workers_end_to_end(local_ray: None, tiny_bert: Path, make_spec, tmp
 
 
 @pytest.mark.ray
-def test_a_killed_worker_resumes_from_a_checkpoint(local_ray: None, tiny_bert: Path, make_spec, tmp_path: Path) -> None:
-    spec = make_spec(tiny_bert, name="kill", workers=2, epochs=20, patience=20, batch_size=2, train=32, max_failures=1)
+def test_killed_workers_lose_nothing(local_ray: None, tiny_bert: Path, make_spec, tmp_path: Path) -> None:
+    """Two kills: after the first Ray starts again by itself, after the second the same command does."""
+    from ftrect_ray.predictor import Predictor
+
+    storage, home = tmp_path / "storage", tmp_path / "model"
+    calm = make_spec(tiny_bert, name="calm", workers=2, epochs=3, patience=3, batch_size=4, max_failures=0)
+    [wanted] = driver.finetune([calm], storage=str(storage), destination=home)
+    spec = replace(calm, name="kill", training=calm.training.model_copy(update={"checkpoint_steps": 1}))
+    spec = replace(spec, training=spec.training.model_copy(update={"max_failures": 1}))
     outcome: list[FitResult | Exception] = []
 
     def run() -> None:
         try:
-            outcome.extend(driver.finetune([spec], storage=str(tmp_path / "storage"), destination=tmp_path / "model"))
+            outcome.extend(driver.finetune([spec], storage=str(storage), destination=home))
         except Exception as error:  # noqa: BLE001
             outcome.append(error)
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    trained = _wait_for_epochs(tmp_path / "storage", 8)
-    victims = _train_workers()
-    assert len(victims) == 2
-    os.kill(victims[1], signal.SIGKILL)
-    thread.join(200)
+    _wait_for(storage / run_name(spec), epochs=0, steps=3)
+    os.kill(_train_workers()[1], signal.SIGKILL)
+    trained = _wait_for(storage / run_name(spec), epochs=1, steps=2)
+    os.kill(_train_workers()[0], signal.SIGKILL)
+    thread.join(120)
+    with pytest.raises(
+        EnvironmentFault, match=r"died, after 1 restarts \(training.max_failures\) — .*the same command goes on from"
+    ):
+        raise outcome.pop()
+
+    whole = (storage / run_name(spec) / driver.LIST).read_bytes()
+    (storage / run_name(spec) / driver.LIST).write_bytes(whole[: len(whole) // 2])  # as a kill of Ray would
+    run()
     [result] = outcome
     assert isinstance(result, FitResult), result
-    assert [epoch.epoch for epoch in result.curve] == list(range(1, 21))
-    # An epoch that was trained again would have other seconds. Reports just before the kill may be lost, the first not.
-    assert result.curve[0] == trained[0]
-    assert (tmp_path / "model" / "kill" / "head.safetensors").is_file()
+    assert result.curve[0] == trained[0]  # with its seconds: it was not trained again
+    assert [replace(epoch, seconds=0) for epoch in result.curve] == [
+        replace(epoch, seconds=0) for epoch in wanted.curve
+    ]
+    assert result.model_seconds == sum(epoch.seconds for epoch in result.curve)
+    texts = [*spec.train.texts, *spec.stop.texts]
+    now, before = (Predictor.load(home / name).predict(texts)[0] for name in ("kill", "calm"))
+    np.testing.assert_allclose(now, before, rtol=0, atol=1e-6)
+    assert not (storage / run_name(spec)).exists()
+    assert not list(Path(tempfile.gettempdir()).glob(driver.scratch_prefix(spec, str(storage)).name + "*"))
 
 
-def _wait_for_epochs(storage: Path, epochs: int) -> list[Epoch]:
-    """The curve in a checkpoint below ``storage`` as soon as it has so many epochs."""
+def _wait_for(run: Path, epochs: int, steps: int) -> list[Epoch]:
+    """The curve in the first committed checkpoint with so many epochs, and so many steps of the next one."""
     deadline = time.monotonic() + 150
     while time.monotonic() < deadline:
-        for file in storage.glob("*/checkpoint_*/progress.json"):
-            with contextlib.suppress(OSError, ValueError):  # half written, or replaced by a newer one just now
-                curve = [Epoch(**epoch) for epoch in json.loads(file.read_text())["curve"]]
-                if len(curve) >= epochs:
+        with contextlib.suppress(OSError, ValueError):  # not there yet, half written, or replaced just now
+            for state in json.loads((run / driver.LIST).read_text())["checkpoint_results"]:
+                progress = json.loads((run / state["checkpoint_dir_name"] / "progress.json").read_text())
+                curve = [Epoch(**epoch) for epoch in progress["curve"]]
+                if (len(curve), len(progress["under_way"]["losses"])) >= (epochs, steps):
                     return curve
-        time.sleep(0.05)
-    raise AssertionError(f"no checkpoint with {epochs} epochs in {storage}")
+        time.sleep(0.02)
+    raise AssertionError(f"no checkpoint with {epochs} epochs and {steps} steps in {run}")
 
 
 @pytest.mark.ray
-def test_divergence_is_raised_once_and_the_other_fine_tune_is_kept(
+def test_a_worker_without_rows_takes_part(local_ray: None, tiny_bert: Path, make_spec, tmp_path: Path) -> None:
+    from ftrect_ray.finetune.training import fit_local
+    from ftrect_ray.predictor import Predictor
+
+    settings = {"train": 3, "stop": 1, "batch_size": 1, "epochs": 2, "objective": "mse", "workers": 2}
+    spec = make_spec(tiny_bert, name="few", **settings)  # in every step one of the two workers has no row
+    [result] = driver.finetune([spec], storage=str(tmp_path / "storage"), destination=tmp_path / "model")
+    alone, _ = fit_local(spec)
+    assert len(result.curve) == 2
+    there = Predictor.load(tmp_path / "model" / "few").predict(spec.train.texts)[0]
+    np.testing.assert_allclose(there, alone.predict(spec.train.texts)[0], atol=1e-4)
+
+
+@pytest.mark.ray
+def test_divergence_keeps_its_checkpoint_and_the_other_fine_tune(
     local_ray: None, tiny_bert: Path, make_spec, tmp_path: Path
 ) -> None:
-    from ftrect_ray.finetune.training import Diverged
-
-    wild = make_spec(
-        tiny_bert, name="wild", workers=1, learning_rate=1e30, head_learning_rate=1e30, clip=1e30, warmup=0.0
-    )
+    rates = {"learning_rate": 1e30, "head_learning_rate": 1e30, "clip": 1e30, "warmup": 0.0}
+    wild = make_spec(tiny_bert, name="wild", workers=1, checkpoint_steps=1, **rates)
     tame = make_spec(tiny_bert, name="tame", workers=1, epochs=1)
-    with pytest.raises(Diverged, match="'wild' diverged: the loss is not finite in epoch 1"):
+    with pytest.raises(Diverged, match="'wild' diverged: the loss is not finite in epoch 1, step 2") as caught:
         driver.finetune([wild, tame], storage=str(tmp_path / "storage"), destination=tmp_path / "model", parallel=2)
     assert os.listdir(tmp_path / "model") == ["tame"]
+    kept = re.search(r"its last good checkpoint is (\S+) \(training.learning_rate\) — lower", str(caught.value))
+    assert kept is not None
+    assert len(json.loads((Path(kept[1]) / "progress.json").read_text())["under_way"]["losses"]) == 1
+    slower = replace(wild, training=wild.training.model_copy(update={"learning_rate": 1e-3}))
+    assert run_name(slower) not in kept[1]  # starts fresh
+    for spec in (wild, tame):
+        assert not list(Path(tempfile.gettempdir()).glob(driver.scratch_prefix(spec, str(tmp_path)).name + "*"))
+
+
+# ------------------------------------------------------------------------------------------------- checkpoints
+
+
+def test_a_checkpoint_is_as_large_as_forecast(tiny_bert: Path, make_spec, tmp_path: Path) -> None:
+    from ftrect_ray.finetune.training import Fit
+
+    with Fit.alone(make_spec(tiny_bert)) as fit:
+        fit.run()
+        fit.save(tmp_path)
+        size = sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())
+        assert 0.5 * size < driver.checkpoint_bytes(fit) < size  # pickled names weigh much in a model so small
+
+
+def test_a_batch_larger_than_the_rows_is_one_step_of_all(tiny_bert: Path, make_spec, tmp_path: Path) -> None:
+    from ftrect_ray.finetune.training import Fit
+
+    steps = []
+    with Fit.alone(make_spec(tiny_bert, train=5, batch_size=64, epochs=2)) as fit:
+        fit.run(lambda fit, epoch_ended: steps.append(epoch_ended))
+        fit.save(tmp_path)
+    assert steps == [False, True, False, True]
+    assert json.loads((tmp_path / "progress.json").read_text())["steps"] == 1
+
+
+def test_a_full_disk_is_told_with_sizes_and_nothing_half_is_left(tmp_path: Path, monkeypatch) -> None:
+    class Full:
+        """As much of a fit as a checkpoint sees; its disk is /dev/full."""
+
+        predictor = torch.nn.Linear(1000, 1000)
+        predictor.trainable = lambda: {"weight": Full.predictor.weight}  # type: ignore[assignment]
+
+        def save(self, home: Path) -> None:
+            (home / "engine").symlink_to("/dev/full")
+            torch.save(self.predictor.weight, home / "engine")
+
+    checkpoints = driver._Checkpoints(Training(), tmp_path)
+    with pytest.raises(RuntimeError):  # not for want of room, as far as anyone can see
+        checkpoints(Full(), True)  # type: ignore[arg-type]
+    monkeypatch.setattr(driver, "free_bytes", lambda path: 3_000_000)
+    with pytest.raises(EnvironmentFault, match=r"a checkpoint needs up to 0.02 GB and 0.003 GB are free .* TMPDIR"):
+        checkpoints(Full(), True)  # type: ignore[arg-type]
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_model_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "fold-0"
+    source.mkdir()
+    (source / "head.safetensors").write_bytes(b"new")
+    target.mkdir()
+    (target / "old").write_bytes(b"old")
+    (source / "weights.safetensors").symlink_to(tmp_path / "gone")  # cannot be copied
+    with pytest.raises(EnvironmentFault, match=r"cannot write the model of \S+ GB; \S+ GB are free \(.*fold-0\)"):
+        driver._install(source, target)
+    assert sorted(os.listdir(tmp_path)) == ["fold-0", "source"]
+    assert os.listdir(target) == ["old"]
+    (source / "weights.safetensors").unlink()
+    (tmp_path / ".fold-0").mkdir()  # of a driver that was killed while it copied
+    driver._install(source, target)
+    assert sorted(os.listdir(tmp_path)) == ["fold-0", "source"]
+    assert os.listdir(target) == ["head.safetensors"]
+
+
+def test_a_full_storage_is_told_whoever_met_it(tiny_bert: Path, make_spec, tmp_path: Path) -> None:
+    from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
+
+    with pytest.raises(OSError) as full, pafs.LocalFileSystem().open_output_stream("/dev/full") as stream:
+        stream.write(b"x" * 100_000)
+    storage = RunStorage.open(tmp_path)
+    for error in (WorkerGroupError("", {1: full.value}), ControllerError(full.value)):
+        told = driver._failure(make_spec(tiny_bert), storage, pickle.loads(pickle.dumps(error)))
+        assert isinstance(told, EnvironmentFault)
+        assert re.search(r"no room for the checkpoints of the fine-tune 'fold-0', [\d.]+ GB are free", str(told))
+        assert "the same command goes on from the last checkpoint" in str(told)
+
+
+def test_the_storage_is_measured_before_training(tiny_bert: Path, make_spec, tmp_path: Path, monkeypatch) -> None:
+    from ftrect_ray.finetune.training import Fit
+
+    with Fit.alone(make_spec(tiny_bert)) as fit:
+        assert driver._no_room(fit, str(tmp_path), 2) is None
+        monkeypatch.setattr("ftrect_ray.layout.free_bytes", lambda path: 100)
+        fault = driver._no_room(fit, str(tmp_path), 2)
+        assert fault is not None
+        assert "needs about" in str(fault)
+        assert "TMPDIR" in str(driver._no_room(fit, "s3://bucket/run", 2))
+
+
+def test_what_a_kill_left_half_done_is_mended(tmp_path: Path) -> None:
+    storage, run = RunStorage.open(tmp_path), tmp_path / "run"
+
+    def listed(name: str) -> str:
+        return json.dumps({"checkpoint_results": [{"checkpoint_dir_name": name}]})
+
+    def folders(*names: str) -> None:
+        for name in names:
+            (run / name).mkdir(parents=True, exist_ok=True)
+            (run / name / "progress.json").write_text("{}")
+
+    driver._mend(storage, "run")  # nothing yet
+    folders("checkpoint_1", "checkpoint_2", "checkpoint_3")
+    (run / driver.LIST).write_text(listed("checkpoint_2"))
+    (run / driver.SECOND_LIST).write_text(listed("checkpoint_1"))
+    driver._mend(storage, "run")
+    assert storage.list("run") == sorted([driver.LIST, driver.SECOND_LIST, "checkpoint_2"])
+
+    folders("checkpoint_1")
+    (run / driver.LIST).write_text(listed("checkpoint_2")[:-9])
+    driver._mend(storage, "run")
+    assert (run / driver.LIST).read_text() == listed("checkpoint_1")
+    assert "checkpoint_2" not in storage.list("run")
+
+    for name in (driver.LIST, driver.SECOND_LIST):
+        (run / name).write_text("")
+    driver._mend(storage, "run")
+    assert not run.exists()
+
+
+def test_what_a_killed_driver_left_of_a_finished_run_goes(tiny_bert: Path, make_spec, tmp_path: Path) -> None:
+    spec = make_spec(tiny_bert)
+    (tmp_path / "model" / "fold-0").mkdir(parents=True)
+    result = FitResult("fold-0", (Epoch(1, 0.5, 0.25, 1.0),), 1, 1.0)
+    driver._write_result(spec, result, tmp_path / "model" / "fold-0")
+    (tmp_path / "storage" / run_name(spec) / "checkpoint_1").mkdir(parents=True)
+    assert driver.finetune([spec], storage=str(tmp_path / "storage"), destination=tmp_path / "model") == [result]
+    assert os.listdir(tmp_path / "storage") == []
+
+
+# ------------------------------------------------------------------------------------------ results and progress
 
 
 def test_result_survives_its_file(tiny_bert: Path, make_spec, tmp_path: Path) -> None:
@@ -138,24 +315,38 @@ def test_result_survives_its_file(tiny_bert: Path, make_spec, tmp_path: Path) ->
     assert driver._finished(spec, tmp_path) is None
 
 
-def test_watch_prints_each_epoch_once(tiny_bert: Path, make_spec, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_watch_prints_each_epoch_once_and_steps_between(
+    tiny_bert: Path, make_spec, tmp_path: Path, monkeypatch, capsys
+) -> None:
     spec = make_spec(tiny_bert)
     watch = Watch([spec], str(tmp_path))
-    checkpoint = tmp_path / run_name(spec) / "checkpoint_1"
-    checkpoint.mkdir(parents=True)
-    curve = [asdict(Epoch(1, 0.5, 0.25, 1.0)), asdict(Epoch(2, 0.5, float("nan"), 1.0))]
-    (checkpoint / "progress.json").write_text(json.dumps({"curve": curve}))
-    watch()
-    assert capsys.readouterr().err == ""  # no terminal
+
+    def progress(checkpoint: str, epochs: int, steps: int) -> None:
+        curve = [asdict(Epoch(1, 0.5, 0.25, 1.0)), asdict(Epoch(2, 0.5, float("nan"), 1.0))][:epochs]
+        under_way = {"losses": [0.5] * steps, "seconds": 1.5 * steps}
+        folder = tmp_path / run_name(spec) / checkpoint
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "progress.json").write_text(json.dumps({"curve": curve, "under_way": under_way, "steps": 9}))
+
+    def lines() -> list[str]:
+        watch()
+        return capsys.readouterr().err.splitlines()
+
+    progress("checkpoint_1", 2, 0)
+    assert lines() == []  # no terminal
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    watch()
-    watch()
-    (checkpoint / "progress.json").write_text("[")  # half written
-    watch()
-    assert capsys.readouterr().err.splitlines() == [
+    assert lines() == [
         "fold-0: epoch 1 of at most 3, variance on the stop rows 0.25",
         "fold-0: epoch 2 of at most 3, variance on the stop rows nan",
     ]
+    progress("checkpoint_2", 2, 4)
+    assert lines() == []  # so soon after a line
+    monkeypatch.setattr(watching, "STEP_SECONDS", 0.0)
+    assert lines() == ["fold-0: epoch 3 of at most 3, step 4 of 9, 1.5 s each"]
+    progress("checkpoint_2", 2, 3)  # after a kill some steps come again
+    assert lines() == []
+    (tmp_path / run_name(spec) / "checkpoint_1" / "progress.json").write_text("[")  # half written
+    assert lines() == []
 
 
 def test_two_of_a_name_are_refused(tiny_bert: Path, make_spec, tmp_path: Path) -> None:

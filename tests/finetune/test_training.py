@@ -232,6 +232,20 @@ def test_gradients_are_those_of_the_global_batch(
 
 
 @pytest.mark.ray
+@pytest.mark.parametrize("world", [1, 2])
+def test_offload_and_checkpointing_leave_the_gradient(
+    world: int, tiny_bert: Path, tiny_llama: Path, make_spec, ranks
+) -> None:
+    settings = [{"zero_stage": stage, "offload": "optimizer"} for stage in (1, 2, 3)]
+    settings += [{"zero_stage": 3, "offload": "parameters"}]
+    settings += [{"zero_stage": stage, "gradient_checkpointing": True} for stage in (1, 2, 3)]
+    settings = [some | {"train": 7, "batch_size": 7, "micro_batch_size": 2} for some in settings]
+    cases = [make_spec(tiny_bert, **some) for some in settings]
+    cases += [make_spec(tiny_llama, adapter="lora", lora={"dropout": 0.0}, **some) for some in settings]
+    _assert_gradients(cases, ranks("first_gradients", cases, world))
+
+
+@pytest.mark.ray
 def test_two_ranks_train_the_same_model_as_one(tiny_bert: Path, make_spec, ranks) -> None:
     """Whole fine-tunes; steps of one row leave the second rank empty throughout."""
     specs = [make_spec(tiny_bert, zero_stage=stage) for stage in (1, 2, 3)]

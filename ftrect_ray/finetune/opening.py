@@ -1,0 +1,36 @@
+"""Which kind of fit a fine-tune is: by gradient steps, or in closed form."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+from ftrect_ray.finetune.spec import FitSpec
+
+if TYPE_CHECKING:
+    import torch
+
+    from ftrect_ray.finetune.frozen import FrozenFit
+    from ftrect_ray.finetune.training import Fit
+
+    AnyFit: TypeAlias = Fit | FrozenFit
+
+
+def open_fit(spec: FitSpec, device: torch.device | None = None) -> AnyFit:
+    """The fit of ``spec``: of this rank on its ``device``, or where there is none, of this process alone.
+
+    DeepSpeed is loaded only where there are gradients.
+
+    Raises
+    ------
+    InputError, StatisticalRefusal
+        The model does not load, or its rows do not suffice.
+    """
+    import torch
+
+    if spec.model.adapter == "head":
+        from ftrect_ray.finetune.frozen import FrozenFit
+
+        return FrozenFit(spec, device or torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    from ftrect_ray.finetune.training import Fit
+
+    return Fit.alone(spec) if device is None else Fit(spec, device)
