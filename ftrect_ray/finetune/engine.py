@@ -5,7 +5,7 @@ What a rank of N holds of a model of P weights, T of them trained (bf16; fp32 in
     zero_stage   weights (bytes)   gradients       master weights and moments
     1            2P (4P)           2T (4T)         12T/N
     2            2P (4P)           2T/N (4T/N)     12T/N
-    3            2P/N (4P/N)       2T/N (4T/N)     12T/N (8T/N)
+    3            2P/N (4P/N)       2T/N (4T/N)     12T/N
 
 plus, at stage 3, the layer in use and parameters of fewer than 10⁵ numbers whole. ``offload`` moves the last two
 columns, and ``parameters`` the first too, to the host's memory. ``ftrect_ray.sizing`` counts this for a given model.
@@ -39,6 +39,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ftrect_ray.errors import EnvironmentFault
 from ftrect_ray.predictor import Predictor
@@ -63,6 +64,7 @@ deepspeed.ops.__compatible_ops__ = defaultdict(bool)  # else it compiles a progr
 
 BUCKET = 50_000_000  # numbers in one reduction; DeepSpeed's own default would hold 2 GB a process
 TAG = "engine"
+LINEAR = functional.linear
 #: What DeepSpeed stores beside tensors and plain containers.
 STORED = [LossScaler, ZeroStageEnum, fragment_address]
 
@@ -201,9 +203,11 @@ class Engine:
     def close(self) -> None:
         """Let go of the weights and the optimiser's state; the predictor is no longer of use.
 
-        DeepSpeed's caches of stage 3 know its modules for ever, so these are emptied.
+        DeepSpeed's caches of stage 3 know its modules for ever, so these are emptied. And stage 3 replaces torch's
+        ``linear`` in the whole process: it is put back.
         """
         self._engine.destroy()
+        functional.linear = LINEAR
         for part in (self._engine.optimizer, self._engine):
             vars(part).clear()
         for parameter in self.predictor.parameters():

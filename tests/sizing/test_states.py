@@ -60,8 +60,14 @@ def test_a_real_engine_keeps_and_takes_as_much(
     small_config: LlamaConfig,
     a_model: Callable[..., Model],
     real: Callable[[Model], Predictor],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One process. The bytes of its states, and the most that a backward pass and a step allocate."""
+    """One process. The bytes of its states, and the most that a backward pass and a step allocate, as on a GPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    config = engine._config(Training(zero_stage=stage, precision=precision), torch.float32)
+    monkeypatch.undo()
+    config["bf16"] = {"enabled": precision == "bf16"}
+    monkeypatch.setattr(engine, "_config", lambda training, dtype: config)
     engine.join_alone(torch.device("cpu"))
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
     model = a_model(adapter)
