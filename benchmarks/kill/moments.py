@@ -13,9 +13,10 @@ from pathlib import Path
 
 import psutil
 
-from ftrect_ray.finetune.driver import LIST, scratch_prefix
+from ftrect_ray.finetune.committed import LIST
 from ftrect_ray.finetune.spec import FitSpec
 from ftrect_ray.finetune.watching import PROGRESS, run_name
+from ftrect_ray.finetune.worker import scratch_prefix
 
 LOOK_SECONDS = 0.001
 

@@ -3,10 +3,6 @@
 A run is named by the fine-tune's content, so the same call finds its own checkpoints again and can never
 resume another's. Every checkpoint holds the best weights so far beside the training state, so the latest one
 is all that must be kept. The last checkpoint of a run is the finished model.
-
-A worker writes a checkpoint to a scratch folder of its machine, and Ray uploads it while training goes on. It counts
-once every rank's part is in the storage and Ray has put its name on its list: a kill before that leaves the one before
-in force.
 """
 
 from __future__ import annotations
@@ -16,46 +12,34 @@ import json
 import math
 import os
 import shutil
-import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import ray
-from pyarrow.fs import FileType
-from ray.train import Checkpoint, TrainingFailedError, UserCallback
-from ray.train.collective import barrier, broadcast_from_rank_zero
+from ray.train import Checkpoint, TrainingFailedError
 
 # ray.train's own names mean V1 to a type checker and V2 at run time
 from ray.train.v2.api.config import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
-from ftrect_ray.errors import EnvironmentFault, FtrectError, InputError
-from ftrect_ray.finetune.opening import open_fit
-from ftrect_ray.finetune.spec import Diverged, Epoch, FitResult, FitSpec
+from ftrect_ray.errors import EnvironmentFault, FtrectError
+from ftrect_ray.finetune.committed import SecondList, mend
+from ftrect_ray.finetune.spec import Epoch, FitResult, FitSpec
 from ftrect_ray.finetune.watching import Watch, run_name
-from ftrect_ray.layout import check_disk
+from ftrect_ray.finetune.worker import MODEL, RESULT, train_loop
 from ftrect_ray.storage import RunStorage, free_bytes
-from ftrect_ray.study import Training, digest
+from ftrect_ray.study import Training
 
 if TYPE_CHECKING:
-    from ftrect_ray.finetune.opening import AnyFit
-    from ftrect_ray.finetune.training import Fit
+    pass
 
-MODEL, RESULT = "model", "fit.json"
-LIST = "checkpoint_manager_snapshot.json"  # Ray's own, which it overwrites in place
-SECOND_LIST = "committed.json"  # ours, written by a rename
 CONTROLLER_FAILURES = 10  # of a minute each: what a new node may take; Ray's own default waits for ever
 WATCH_SECONDS = 2.0
-PREEMPTION_SECONDS = 2.0  # between two looks for a notice that a node will go
 POLL_SECONDS = "0.5"  # between a report and its commit; Ray's default is 2
 SAME_COMMAND = "the same command goes on from the last checkpoint"
-SCRATCH_REMEDY = "free space, or name a larger disk with TMPDIR where Ray's workers run"
 
 
 def finetune(specs: Sequence[FitSpec], *, storage: str, destination: str | Path, parallel: int = 1) -> list[FitResult]:
@@ -155,9 +139,9 @@ def _in_threads(
 
 def _fit(spec: FitSpec, storage: RunStorage, home: Path) -> FitResult:
     training, name = spec.training, run_name(spec)
-    _mend(storage, name)
+    mend(storage, name)
     trainer = TorchTrainer(
-        _train_loop,
+        train_loop,
         train_loop_config={"spec": spec, "storage": storage.uri},
         scaling_config=_scaling(training),
         run_config=RunConfig(
@@ -167,7 +151,7 @@ def _fit(spec: FitSpec, storage: RunStorage, home: Path) -> FitResult:
                 max_failures=training.max_failures, controller_failure_limit=CONTROLLER_FAILURES
             ),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
-            callbacks=[_SecondList(storage.uri, name)],
+            callbacks=[SecondList(storage.uri, name)],
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
@@ -220,172 +204,6 @@ def _with_checkpoint(error: FtrectError, checkpoint: Checkpoint | None) -> Ftrec
     return type(error)(f"{error.what}; {kept}", where=error.where, mend=error.mend)
 
 
-# ------------------------------------------------------------------------------------------- Ray's list, kept whole
-
-
-class _SecondList(UserCallback):
-    """Copies Ray's list of checkpoints after each change: a kill while Ray overwrites it would leave it torn."""
-
-    def __init__(self, storage: str, name: str) -> None:
-        self.storage, self.name = storage, name
-
-    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None) -> None:
-        if checkpoint is not None:
-            storage = RunStorage.open(self.storage)
-            storage.write_bytes(storage.read_bytes(self.name, LIST), self.name, SECOND_LIST)
-
-
-def _mend(storage: RunStorage, name: str) -> None:
-    """What a kill left half done, in the storage of the run ``name``: a torn list, and folders that are not on it."""
-    listed: list[str] = []
-    for copy in (LIST, SECOND_LIST):
-        with suppress(InputError):  # not there, or torn
-            listed = [state["checkpoint_dir_name"] for state in storage.read_json(name, copy)["checkpoint_results"]]
-            if copy != LIST:
-                storage.write_bytes(storage.read_bytes(name, copy), name, LIST)
-            break
-    else:
-        storage.delete(name)
-    for entry in storage.list(name):
-        if entry.startswith("checkpoint_") and entry not in (LIST, *listed):
-            storage.delete(name, entry)
-
-
-# ---------------------------------------------------------------------------------------------- what a worker does
-
-
-def _train_loop(config: dict[str, Any]) -> FtrectError | None:
-    """What each worker runs. An error that every rank has alike is returned: a retry would not mend it."""
-    import torch
-    from ray.train.torch import get_device
-
-    spec: FitSpec = config["spec"]
-    torch.set_num_threads(spec.training.cpus_per_worker)
-    latest = ray.train.get_checkpoint()
-    if latest and latest.filesystem.get_file_info(f"{latest.path}/{MODEL}").type != FileType.NotFound:
-        return None
-    with open_fit(spec, get_device()) as fit:
-        scratch = _scratch(scratch_prefix(spec, config["storage"]))
-        fault = _no_room(fit, config["storage"], 1 if latest else 2) if fit.rank == 0 else None
-        if fault := broadcast_from_rank_zero(fault):
-            shutil.rmtree(scratch)
-            return fault
-        if latest:
-            with latest.as_directory() as checkpoint:
-                fit.resume(Path(checkpoint))
-        diverged = finished = None
-        try:
-            fit.run(_Checkpoints(spec.training, scratch))
-            finished = _finish(fit, scratch / "finished")
-        except Diverged as error:
-            diverged = error
-        ray.train.report({"best_epoch": fit.best_epoch}, checkpoint=finished)  # when the uploads before it are done
-        shutil.rmtree(scratch)
-    return diverged
-
-
-def _finish(fit: AnyFit, folder: Path) -> Checkpoint | None:
-    """The finished model as the last checkpoint, of rank 0."""
-    fit.finish()
-    with _writing(fit, folder):
-        fit.save_model(folder / MODEL)
-    if fit.rank > 0:
-        return None
-    _write_result(fit.spec, fit.result, folder / MODEL)
-    return Checkpoint.from_directory(folder)
-
-
-class _Checkpoints:
-    """After a step: where a checkpoint is due, write it, and let Ray upload it while training goes on.
-
-    One upload at a time: a checkpoint waits until the one before has left the scratch folder.
-    """
-
-    def __init__(self, training: Training, scratch: Path) -> None:
-        self.training, self.scratch = training, scratch
-        self.home = scratch / "none yet"
-        self.steps = 0
-        self.saved = self.looked = time.monotonic()
-        self.preempted = False
-
-    def __call__(self, fit: Fit, epoch_ended: bool) -> None:
-        self.steps += not epoch_ended
-        if not epoch_ended and not self._due(fit):
-            return
-        while self.home.exists():
-            time.sleep(0.01)
-        self.home = Path(tempfile.mkdtemp(dir=self.scratch))
-        with _writing(fit, self.home):
-            fit.save(self.home)
-        ray.train.report(
-            {"epoch": len(fit.curve), "step": len(fit.under_way.losses)},
-            checkpoint=Checkpoint.from_directory(self.home),
-            checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,  # removes the folder when it is done
-        )
-        self.steps, self.saved = 0, time.monotonic()
-
-    def _due(self, fit: Fit) -> bool:
-        """Rank 0 has the clock; all ranks do the same."""
-        now = time.monotonic()
-        late, look = fit.agreed(
-            now - self.saved >= self.training.checkpoint_seconds, now - self.looked >= PREEMPTION_SECONDS
-        )
-        if look:  # a barrier through Ray: not after every step
-            self.looked, before = now, self.preempted
-            self.preempted = ray.train.get_preemption_info() is not None
-            late = late or self.preempted > before
-        return late or self.steps == self.training.checkpoint_steps
-
-
-def scratch_prefix(spec: FitSpec, storage: str) -> Path:
-    """What the scratch folders of the run's workers on this machine begin with."""
-    return Path(tempfile.gettempdir()) / f"ftrect-{spec.name}-{digest([storage, run_name(spec)])}"
-
-
-def _scratch(prefix: Path) -> Path:
-    """An empty folder of this worker; what killed workers of the same run left on this machine is gone."""
-    context = ray.train.get_context()
-    if context.get_local_rank() == 0:
-        for left in prefix.parent.glob(f"{prefix.name}-*"):
-            shutil.rmtree(left, ignore_errors=True)
-    barrier()
-    folder = Path(f"{prefix}-{context.get_world_rank()}")
-    folder.mkdir()
-    return folder
-
-
-def checkpoint_bytes(fit: AnyFit) -> int:
-    """About what a checkpoint of all ranks takes: AdamW's fp32 weights and moments, the weights, the best of them."""
-    parameters = fit.predictor.trainable().values()
-    sizes = [(getattr(p, "ds_numel", p.numel()), p.element_size()) for p in parameters]  # ds_numel: whole in ZeRO-3
-    return sum(numbers * (12 + 2 * size) for numbers, size in sizes)
-
-
-@contextmanager
-def _writing(fit: AnyFit, folder: Path) -> Iterator[None]:
-    """Where what is written to ``folder`` fails, it is removed; for want of room, the error says so."""
-    try:
-        yield
-    except Exception as error:
-        needed, free = checkpoint_bytes(fit), free_bytes(folder)
-        shutil.rmtree(folder, ignore_errors=True)
-        if free > needed:
-            raise
-        what = f"a checkpoint needs up to {needed / 1e9:.2g} GB and {free / 1e9:.2g} GB are free"
-        raise EnvironmentFault(what, where=str(folder.parent), mend=SCRATCH_REMEDY) from error
-
-
-def _no_room(fit: AnyFit, storage: str, checkpoints: int) -> EnvironmentFault | None:
-    """Where the storage cannot hold so many ``checkpoints``, or the scratch folder its own part of one."""
-    needed = checkpoint_bytes(fit)
-    try:
-        check_disk(storage, checkpoints * needed)
-        check_disk(tempfile.gettempdir(), needed, mend=SCRATCH_REMEDY)
-    except EnvironmentFault as fault:
-        return fault
-    return None
-
-
 # ------------------------------------------------------------------------------------------ the model's folder
 
 
@@ -403,14 +221,6 @@ def _install(source: Path, target: Path) -> None:
     if target.exists():
         shutil.rmtree(target)
     fresh.rename(target)
-
-
-def _write_result(spec: FitSpec, result: FitResult, folder: Path) -> None:
-    record = asdict(result) | {"key": spec.key}
-    for epoch in record["curve"]:
-        if math.isnan(epoch["stop_metric"]):
-            epoch["stop_metric"] = None  # JSON has no NaN
-    (folder / RESULT).write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _finished(spec: FitSpec, home: Path) -> FitResult | None:

@@ -23,7 +23,7 @@ import pytest
 import torch
 
 from ftrect_ray.errors import EnvironmentFault
-from ftrect_ray.finetune import driver, watching
+from ftrect_ray.finetune import committed, driver, watching, worker
 from ftrect_ray.finetune.spec import Diverged, Epoch, FitResult
 from ftrect_ray.finetune.watching import Watch, run_name
 from ftrect_ray.storage import RunStorage
@@ -106,8 +106,8 @@ def test_killed_workers_lose_nothing(local_ray: None, tiny_bert: Path, make_spec
     ):
         raise outcome.pop()
 
-    whole = (storage / run_name(spec) / driver.LIST).read_bytes()
-    (storage / run_name(spec) / driver.LIST).write_bytes(whole[: len(whole) // 2])  # as a kill of Ray would
+    whole = (storage / run_name(spec) / committed.LIST).read_bytes()
+    (storage / run_name(spec) / committed.LIST).write_bytes(whole[: len(whole) // 2])  # as a kill of Ray would
     run()
     [result] = outcome
     assert isinstance(result, FitResult), result
@@ -120,7 +120,7 @@ def test_killed_workers_lose_nothing(local_ray: None, tiny_bert: Path, make_spec
     now, before = (Predictor.load(home / name).predict(texts)[0] for name in ("kill", "calm"))
     np.testing.assert_allclose(now, before, rtol=0, atol=1e-6)
     assert not (storage / run_name(spec)).exists()
-    assert not list(Path(tempfile.gettempdir()).glob(driver.scratch_prefix(spec, str(storage)).name + "*"))
+    assert not list(Path(tempfile.gettempdir()).glob(worker.scratch_prefix(spec, str(storage)).name + "*"))
 
 
 def _wait_for(run: Path, epochs: int, steps: int) -> list[Epoch]:
@@ -128,7 +128,7 @@ def _wait_for(run: Path, epochs: int, steps: int) -> list[Epoch]:
     deadline = time.monotonic() + 150
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError, ValueError):  # not there yet, half written, or replaced just now
-            for state in json.loads((run / driver.LIST).read_text())["checkpoint_results"]:
+            for state in json.loads((run / committed.LIST).read_text())["checkpoint_results"]:
                 progress = json.loads((run / state["checkpoint_dir_name"] / "progress.json").read_text())
                 curve = [Epoch(**epoch) for epoch in progress["curve"]]
                 if (len(curve), len(progress["under_way"]["losses"])) >= (epochs, steps):
@@ -167,7 +167,7 @@ def test_divergence_keeps_its_checkpoint_and_the_other_fine_tune(
     slower = replace(wild, training=wild.training.model_copy(update={"learning_rate": 1e-3}))
     assert run_name(slower) not in kept[1]  # starts fresh
     for spec in (wild, tame):
-        assert not list(Path(tempfile.gettempdir()).glob(driver.scratch_prefix(spec, str(tmp_path)).name + "*"))
+        assert not list(Path(tempfile.gettempdir()).glob(worker.scratch_prefix(spec, str(tmp_path)).name + "*"))
 
 
 # ------------------------------------------------------------------------------------------------- checkpoints
@@ -180,7 +180,7 @@ def test_a_checkpoint_is_as_large_as_forecast(tiny_bert: Path, make_spec, tmp_pa
         fit.run()
         fit.save(tmp_path)
         size = sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())
-        assert 0.5 * size < driver.checkpoint_bytes(fit) < size  # pickled names weigh much in a model so small
+        assert 0.5 * size < worker.checkpoint_bytes(fit) < size  # pickled names weigh much in a model so small
 
 
 def test_a_batch_larger_than_the_rows_is_one_step_of_all(tiny_bert: Path, make_spec, tmp_path: Path) -> None:
@@ -205,10 +205,10 @@ def test_a_full_disk_is_told_with_sizes_and_nothing_half_is_left(tmp_path: Path,
             (home / "engine").symlink_to("/dev/full")
             torch.save(self.predictor.weight, home / "engine")
 
-    checkpoints = driver._Checkpoints(Training(), tmp_path)
+    checkpoints = worker.Checkpoints(Training(), tmp_path)
     with pytest.raises(RuntimeError):  # not for want of room, as far as anyone can see
         checkpoints(Full(), True)  # type: ignore[arg-type]
-    monkeypatch.setattr(driver, "free_bytes", lambda path: 3_000_000)
+    monkeypatch.setattr(worker, "free_bytes", lambda path: 3_000_000)
     with pytest.raises(EnvironmentFault, match=r"a checkpoint needs up to 0.02 GB and 0.003 GB are free .* TMPDIR"):
         checkpoints(Full(), True)  # type: ignore[arg-type]
     assert os.listdir(tmp_path) == []
@@ -249,12 +249,12 @@ def test_the_storage_is_measured_before_training(tiny_bert: Path, make_spec, tmp
     from ftrect_ray.finetune.training import Fit
 
     with Fit.alone(make_spec(tiny_bert)) as fit:
-        assert driver._no_room(fit, str(tmp_path), 2) is None
+        assert worker.no_room(fit, str(tmp_path), 2) is None
         monkeypatch.setattr("ftrect_ray.layout.free_bytes", lambda path: 100)
-        fault = driver._no_room(fit, str(tmp_path), 2)
+        fault = worker.no_room(fit, str(tmp_path), 2)
         assert fault is not None
         assert "needs about" in str(fault)
-        assert "TMPDIR" in str(driver._no_room(fit, "s3://bucket/run", 2))
+        assert "TMPDIR" in str(worker.no_room(fit, "s3://bucket/run", 2))
 
 
 def test_what_a_kill_left_half_done_is_mended(tmp_path: Path) -> None:
@@ -268,22 +268,22 @@ def test_what_a_kill_left_half_done_is_mended(tmp_path: Path) -> None:
             (run / name).mkdir(parents=True, exist_ok=True)
             (run / name / "progress.json").write_text("{}")
 
-    driver._mend(storage, "run")  # nothing yet
+    committed.mend(storage, "run")  # nothing yet
     folders("checkpoint_1", "checkpoint_2", "checkpoint_3")
-    (run / driver.LIST).write_text(listed("checkpoint_2"))
-    (run / driver.SECOND_LIST).write_text(listed("checkpoint_1"))
-    driver._mend(storage, "run")
-    assert storage.list("run") == sorted([driver.LIST, driver.SECOND_LIST, "checkpoint_2"])
+    (run / committed.LIST).write_text(listed("checkpoint_2"))
+    (run / committed.SECOND_LIST).write_text(listed("checkpoint_1"))
+    committed.mend(storage, "run")
+    assert storage.list("run") == sorted([committed.LIST, committed.SECOND_LIST, "checkpoint_2"])
 
     folders("checkpoint_1")
-    (run / driver.LIST).write_text(listed("checkpoint_2")[:-9])
-    driver._mend(storage, "run")
-    assert (run / driver.LIST).read_text() == listed("checkpoint_1")
+    (run / committed.LIST).write_text(listed("checkpoint_2")[:-9])
+    committed.mend(storage, "run")
+    assert (run / committed.LIST).read_text() == listed("checkpoint_1")
     assert "checkpoint_2" not in storage.list("run")
 
-    for name in (driver.LIST, driver.SECOND_LIST):
+    for name in (committed.LIST, committed.SECOND_LIST):
         (run / name).write_text("")
-    driver._mend(storage, "run")
+    committed.mend(storage, "run")
     assert not run.exists()
 
 
@@ -291,7 +291,7 @@ def test_what_a_killed_driver_left_of_a_finished_run_goes(tiny_bert: Path, make_
     spec = make_spec(tiny_bert)
     (tmp_path / "model" / "fold-0").mkdir(parents=True)
     result = FitResult("fold-0", (Epoch(1, 0.5, 0.25, 1.0),), 1, 1.0)
-    driver._write_result(spec, result, tmp_path / "model" / "fold-0")
+    worker.write_result(spec, result, tmp_path / "model" / "fold-0")
     (tmp_path / "storage" / run_name(spec) / "checkpoint_1").mkdir(parents=True)
     assert driver.finetune([spec], storage=str(tmp_path / "storage"), destination=tmp_path / "model") == [result]
     assert os.listdir(tmp_path / "storage") == []
@@ -305,13 +305,13 @@ def test_result_survives_its_file(tiny_bert: Path, make_spec, tmp_path: Path) ->
     curve = (Epoch(1, 0.5, float("nan"), 1.25), Epoch(2, 0.25, 0.75, 1.0))
     result = FitResult("fold-0", curve, 2, 2.25)
     (tmp_path / "fold-0").mkdir()
-    driver._write_result(spec, result, tmp_path / "fold-0")
-    assert "NaN" not in (tmp_path / "fold-0" / driver.RESULT).read_text()
+    worker.write_result(spec, result, tmp_path / "fold-0")
+    assert "NaN" not in (tmp_path / "fold-0" / worker.RESULT).read_text()
     back = driver._finished(spec, tmp_path)
     assert back is not None
     assert repr(back) == repr(result)
     assert driver._finished(replace(spec, seed=99), tmp_path) is None  # another fine-tune of the same name
-    (tmp_path / "fold-0" / driver.RESULT).write_text("{")
+    (tmp_path / "fold-0" / worker.RESULT).write_text("{")
     assert driver._finished(spec, tmp_path) is None
 
 
