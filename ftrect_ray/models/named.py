@@ -38,9 +38,14 @@ class NamedModel:
     build: Callable[[Path, Path], None]
 
 
+def place(model: NamedModel) -> Path:
+    """The model's folder in the cache, whether it is there or not."""
+    return cache_dir() / "models" / f"{model.name}-{model.artifact.sha256[:12]}"
+
+
 def named_folder(model: NamedModel) -> Path:
     """The model's folder in the cache, built aside and renamed when whole."""
-    folder = cache_dir() / "models" / f"{model.name}-{model.artifact.sha256[:12]}"
+    folder = place(model)
     if not folder.exists():
         make_folder(folder.parent)
         with locked(folder):

@@ -12,9 +12,10 @@ from ftrect_ray.finetune.pilot import plan_pilots, validation_rows
 from ftrect_ray.finetune.spec import TARGETED, Coefficients, Rows
 from ftrect_ray.ledger import Ledger
 from ftrect_ray.models import MODELS, resolve_model
+from ftrect_ray.models.named import place
 from ftrect_ray.pipeline.context import label_budget
 from ftrect_ray.pipeline.design import SMALLEST_PART, Decision, plan_fits
-from ftrect_ray.study import Regression, Study
+from ftrect_ray.study import Model, Regression, Study
 from ftrect_ray.tables import LoadedTable, load_table
 from ftrect_ray.targets import Question
 
@@ -54,12 +55,14 @@ def check_study(study: Study) -> dict[str, Any]:
 def check_base(study: Study) -> list[InputError]:
     """Where the design needs a model that cannot be had: a name of no sound form, a folder that would not load.
 
-    A folder's configuration, tokenizer and shapes are checked against each other; its weights are not read. Named
-    models and Hugging Face ids are not fetched.
+    A folder's configuration, tokenizer and shapes are checked against each other and the settings; its weights are not
+    read. Nothing is fetched: neither a Hugging Face id nor a named model that is not in the cache yet.
     """
     model = study.model
     untrained = study.design == "rectify-only" and model.options is None
-    if model.name in MODELS or untrained or study.design == "classical":
+    if untrained or study.design == "classical":
+        return []
+    if model.name in MODELS and (model == Model(name=model.name) or not place(MODELS[model.name]).exists()):
         return []
     try:
         base = resolve_model(model.name, model.revision)

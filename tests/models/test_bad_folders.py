@@ -16,6 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from ftrect_ray.cli import main
 from ftrect_ray.errors import InputError, InputErrors
+from ftrect_ray.models import MODELS
+from ftrect_ray.models.named import place
 from ftrect_ray.pipeline.check import check_base
 from ftrect_ray.pipeline.runner import run_study
 from ftrect_ray.predictor import Predictor
@@ -185,3 +187,16 @@ def test_a_model_that_is_not_needed_is_not_looked_at(study: Callable[[str], Path
     assert not check_base(load_study(path, ["design=rectify-only", "data.prediction=p"]))
     options = 'model.options={prompt: "{text}", answers: {"a": 1, "b": 2}}'
     assert check_base(load_study(path, ["design=rectify-only", options, "model.adapter=lora"]))
+
+
+def test_a_named_model_in_the_cache_is_held_against_the_settings(
+    tiny_bert: Path, tmp_path: Path, study: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FTRECT_CACHE", str(tmp_path / "cache"))
+    options = 'model.options={prompt: "{text}", answers: {"a": 1, "b": 2}}'
+    asked = load_study(study("minilm"), ["design=rectify-only", options, "model.adapter=lora"])
+    assert not check_base(asked)  # not fetched for this
+    place(MODELS["minilm"]).parent.mkdir(parents=True)
+    place(MODELS["minilm"]).symlink_to(tiny_bert)
+    [error] = check_base(asked)
+    assert "answer options need a causal language model" in str(error)
