@@ -14,7 +14,7 @@ import torch
 
 from ftrect_ray.errors import FtrectError
 from ftrect_ray.predictor import Predictor, Scores, folder
-from ftrect_ray.predictor.precision import resolve_precision
+from ftrect_ray.predictor.precision import own_device, resolve_precision
 from ftrect_ray.shards import Shard, write_shard
 from ftrect_ray.storage import RunStorage
 from ftrect_ray.study import Inference
@@ -40,7 +40,7 @@ class Scorer:
         torch.set_num_threads(1)  # actors share a machine; two threads each were slower than one
         self.tasks, self.parts, self.batch_tokens = tasks, parts, inference.batch_tokens
         self.storage = RunStorage.open(uri)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = own_device()
         self.dtype = resolve_precision(inference.precision, self.device)
         self.predictors: dict[str, Predictor] = {}
 

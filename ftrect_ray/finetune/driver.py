@@ -8,15 +8,13 @@ is all that must be kept. The last checkpoint of a run is the finished model.
 from __future__ import annotations
 
 import errno
-import json
-import math
 import os
 import shutil
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 from ray.train import Checkpoint, TrainingFailedError
@@ -27,14 +25,11 @@ from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from ftrect_ray.errors import EnvironmentFault, FtrectError
 from ftrect_ray.finetune.committed import SecondList, mend
-from ftrect_ray.finetune.spec import Epoch, FitResult, FitSpec
+from ftrect_ray.finetune.spec import FitResult, FitSpec
 from ftrect_ray.finetune.watching import Watch, run_name
-from ftrect_ray.finetune.worker import MODEL, RESULT, train_loop
+from ftrect_ray.finetune.worker import MODEL, train_loop
 from ftrect_ray.storage import RunStorage, free_bytes
 from ftrect_ray.study import Training
-
-if TYPE_CHECKING:
-    pass
 
 CONTROLLER_FAILURES = 10  # of a minute each: what a new node may take; Ray's own default waits for ever
 WATCH_SECONDS = 2.0
@@ -82,7 +77,7 @@ def finetune(specs: Sequence[FitSpec], *, storage: str, destination: str | Path,
     home.mkdir(parents=True, exist_ok=True)
 
     def fit(spec: FitSpec) -> FitResult:
-        result = _finished(spec, home) or _fit(spec, checkpoints, home)
+        result = FitResult.read(home / spec.name, spec.key) or _fit(spec, checkpoints, home)
         checkpoints.delete(run_name(spec))
         return result
 
@@ -163,7 +158,7 @@ def _fit(spec: FitSpec, storage: RunStorage, home: Path) -> FitResult:
         raise _with_checkpoint(run.return_value, run.checkpoint)
     with run.checkpoint.as_directory() as folder:
         _install(Path(folder) / MODEL, home / spec.name)
-    result = _finished(spec, home)
+    result = FitResult.read(home / spec.name, spec.key)
     assert result is not None
     return result
 
@@ -221,17 +216,3 @@ def _install(source: Path, target: Path) -> None:
     if target.exists():
         shutil.rmtree(target)
     fresh.rename(target)
-
-
-def _finished(spec: FitSpec, home: Path) -> FitResult | None:
-    """The result of this very fine-tune where its folder is in place."""
-    try:
-        record = json.loads((home / spec.name / RESULT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    if record.pop("key", None) != spec.key:
-        return None
-    for epoch in record["curve"]:
-        if epoch["stop_metric"] is None:
-            epoch["stop_metric"] = math.nan
-    return FitResult(**record | {"curve": tuple(Epoch(**epoch) for epoch in record["curve"])})

@@ -65,7 +65,7 @@ class FrozenFit:
     def run(self, after_step: object = None) -> None:
         """Solve. There is no step before the end that ``after_step`` could be called after."""
         start = time.perf_counter()
-        features = self._features(self._own_texts)
+        features = self._features(self.spec.own_texts)
         usable = np.flatnonzero(torch.isfinite(features).all(1).numpy())
         if len(usable) < 2:
             raise InputError(
@@ -76,7 +76,7 @@ class FrozenFit:
         found = fit_readout(
             self.spec.objective,
             features[usable].double().numpy(),
-            (self._own_answers[usable] - self.scale.center) / self.scale.spread,
+            (self.spec.own_answers[usable] - self.scale.center) / self.scale.spread,
             weights[usable] / self.influence.scale,
         )
         head = self.predictor.head
@@ -91,20 +91,20 @@ class FrozenFit:
     def finish(self) -> None:
         """Move the mean residual over the fit's own rows to zero, unless the objective knows the level."""
         if self.spec.coefficients is None:
-            residual = self._own_answers - self.predict(self._own_texts)
+            residual = self.spec.own_answers - self.predict(self.spec.own_texts)
             self.predictor.centre(float(np.nanmean(residual)))
 
     def predict(self, texts: Sequence[str | None]) -> np.ndarray:
         """Predictions (n,), float64, in the answer's unit; NaN where there is none. As :meth:`Predictor.predict`."""
-        head, scale = self.predictor.head, self.predictor.scale
+        head = self.predictor.head
         assert head is not None
         with torch.no_grad():
             read: np.ndarray = head(self._features(texts)).double().numpy()
-        return scale.center + scale.spread * read + scale.offset
+        return self.predictor.scale.answers(read)
 
     @property
     def result(self) -> FitResult:
-        return FitResult(self.spec.name, tuple(self.curve), self.best_epoch, sum(epoch.seconds for epoch in self.curve))
+        return FitResult.of(self.spec.name, self.curve, self.best_epoch)
 
     def save_model(self, directory: Path) -> None:
         """Write the finished model's folder (rank 0)."""
@@ -113,14 +113,6 @@ class FrozenFit:
 
     def resume(self, directory: Path) -> None:
         """Nothing to go on from: :meth:`run` leaves no checkpoint, and its features are in the cache."""
-
-    @property
-    def _own_texts(self) -> tuple[str, ...]:
-        return self.spec.train.texts + self.spec.stop.texts
-
-    @property
-    def _own_answers(self) -> np.ndarray:
-        return np.concatenate([self.spec.train.answers, self.spec.stop.answers]).astype(np.float64)
 
     def _features(self, texts: Sequence[str | None]) -> Tensor:
         """fp32 (n, hidden) on the CPU; NaN where a text has no tokens.

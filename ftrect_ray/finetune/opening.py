@@ -25,12 +25,12 @@ def open_fit(spec: FitSpec, device: torch.device | None = None) -> AnyFit:
     InputError, StatisticalRefusal
         The model does not load, or its rows do not suffice.
     """
-    import torch
+    from ftrect_ray.predictor.precision import own_device
 
     if spec.model.adapter == "head":
         from ftrect_ray.finetune.frozen import FrozenFit
 
-        return FrozenFit(spec, device or torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        return FrozenFit(spec, device or own_device())
     from ftrect_ray.finetune.training import Fit
 
     return Fit.alone(spec) if device is None else Fit(spec, device)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from ftrect_ray.errors import StatisticalRefusal
 from ftrect_ray.study import Model, Regression, Target, Training, digest
+
+RESULT = "fit.json"  # in a model's folder, and last: a folder that has it is whole
 
 #: Settings of ``Training`` that say how hard to try, not what to compute.
 EFFORT = ("max_failures", "cpus_per_worker", "checkpoint_seconds", "checkpoint_steps")
@@ -129,6 +135,16 @@ class FitSpec:
     cache: str | None = None
 
     @property
+    def own_texts(self) -> tuple[str, ...]:
+        """Of all rows that the fine-tune is charged with."""
+        return self.train.texts + self.stop.texts
+
+    @property
+    def own_answers(self) -> np.ndarray:
+        """Of the same rows, float64."""
+        return np.concatenate([self.train.answers, self.stop.answers]).astype(np.float64)
+
+    @property
     def key(self) -> str:
         """Names the fine-tune by its content: equal inputs, equal key."""
         rows = [rows.content for rows in (self.train, self.stop)]
@@ -166,6 +182,33 @@ class FitResult:
     curve: tuple[Epoch, ...]
     best_epoch: int
     model_seconds: float
+
+    @classmethod
+    def of(cls, name: str, curve: Sequence[Epoch], best_epoch: int) -> FitResult:
+        """With the seconds of all epochs of ``curve``."""
+        return cls(name, tuple(curve), best_epoch, sum(epoch.seconds for epoch in curve))
+
+    def write(self, folder: Path, key: str) -> None:
+        """Into the model's ``folder``, with the ``key`` of the fine-tune."""
+        record = asdict(self) | {"key": key}
+        for epoch in record["curve"]:
+            if math.isnan(epoch["stop_metric"]):
+                epoch["stop_metric"] = None  # JSON has no NaN
+        (folder / RESULT).write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path, key: str) -> FitResult | None:
+        """What :meth:`write` wrote; None where it is not there, or another fine-tune's."""
+        try:
+            record = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        if record.pop("key", None) != key:
+            return None
+        for epoch in record["curve"]:
+            if epoch["stop_metric"] is None:
+                epoch["stop_metric"] = math.nan
+        return cls(**record | {"curve": tuple(Epoch(**epoch) for epoch in record["curve"])})
 
 
 class Diverged(StatisticalRefusal):

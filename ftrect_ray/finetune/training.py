@@ -31,8 +31,7 @@ from ftrect_ray.finetune.spec import Diverged, Epoch, FitResult, FitSpec, Rows
 from ftrect_ray.finetune.watching import PROGRESS
 from ftrect_ray.predictor import Predictor, Scale, folder
 from ftrect_ray.predictor.cache import CachedTokens
-from ftrect_ray.predictor.precision import resolve_precision
-from ftrect_ray.predictor.tokens import batches_by_tokens
+from ftrect_ray.predictor.precision import own_device, resolve_precision
 from ftrect_ray.storage import RunStorage
 
 WEIGHTS = "weights.safetensors"
@@ -114,7 +113,7 @@ class Fit:
     @classmethod
     def alone(cls, spec: FitSpec) -> Fit:
         """In this process only, on its GPU if it has one."""
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = own_device()
         join_alone(device)
         return cls(spec, device)
 
@@ -244,22 +243,20 @@ class Fit:
     def _predict(self, tokens: Sequence[np.ndarray]) -> np.ndarray:
         """Standardised predictions (n,), float64, of token arrays; NaN for empty ones."""
         self.engine.train(False)
-        lengths = np.array([len(ids) for ids in tokens], dtype=np.int64)
         found = torch.zeros(len(tokens), dtype=torch.float64, device=self.device)
         # What ZeRO-3 gathers in inference mode could not be trained with afterwards.
         with torch.no_grad() if self.engine.stage == 3 else torch.inference_mode():
-            for rows in batches_by_tokens(lengths, self.world * EVALUATION_TOKENS):
+            for rows in self.predictor.batches(tokens, self.world * EVALUATION_TOKENS):
                 own = rows[self.rank :: self.world]
                 ids, mask = self.predictor.collate([tokens[i] for i in own])
                 read = self.predictor.read(self.engine(ids.to(self.device), mask.to(self.device)))
                 found[own] = read[: len(own)].double()
             dist.all_reduce(found)
-        return np.where(lengths > 0, found.cpu().numpy(), np.nan)
+        return np.where([len(ids) > 0 for ids in tokens], found.cpu().numpy(), np.nan)
 
     def predict(self, texts: Sequence[str | None]) -> np.ndarray:
         """Predictions (n,), float64, in the answer's unit; NaN where there is none. As :meth:`Predictor.predict`."""
-        scale = self.predictor.scale
-        return scale.center + scale.spread * self._predict(self.tokens(texts)) + scale.offset
+        return self.predictor.scale.answers(self._predict(self.tokens(texts)))
 
     # ------------------------------------------------------------------------------------------------- finishing
 
@@ -271,15 +268,12 @@ class Fit:
         self.engine.restore(self.weights)
         if self.spec.coefficients is not None:
             return
-        rows = (self.spec.train, self.spec.stop)
-        residual = np.concatenate([part.answers for part in rows]) - self.predict(
-            [t for part in rows for t in part.texts]
-        )
+        residual = self.spec.own_answers - self.predict(self.spec.own_texts)
         self.predictor.centre(float(np.nanmean(residual)))
 
     @property
     def result(self) -> FitResult:
-        return FitResult(self.spec.name, tuple(self.curve), self.best_epoch, sum(epoch.seconds for epoch in self.curve))
+        return FitResult.of(self.spec.name, self.curve, self.best_epoch)
 
     def save_model(self, directory: Path) -> None:
         """Write the finished model's folder (rank 0), in the precision that it computes with."""

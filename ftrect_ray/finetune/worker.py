@@ -7,14 +7,11 @@ before in force.
 
 from __future__ import annotations
 
-import json
-import math
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +22,7 @@ from ray.train.collective import barrier, broadcast_from_rank_zero
 
 from ftrect_ray.errors import EnvironmentFault, FtrectError
 from ftrect_ray.finetune.opening import open_fit
-from ftrect_ray.finetune.spec import Diverged, FitResult, FitSpec
+from ftrect_ray.finetune.spec import Diverged, FitSpec
 from ftrect_ray.finetune.watching import run_name
 from ftrect_ray.layout import check_disk
 from ftrect_ray.storage import free_bytes
@@ -35,7 +32,7 @@ if TYPE_CHECKING:
     from ftrect_ray.finetune.opening import AnyFit
     from ftrect_ray.finetune.training import Fit
 
-MODEL, RESULT = "model", "fit.json"
+MODEL = "model"
 PREEMPTION_SECONDS = 2.0  # between two looks for a notice that a node will go
 SCRATCH_REMEDY = "free space, or name a larger disk with TMPDIR where Ray's workers run"
 
@@ -77,7 +74,7 @@ def _finish(fit: AnyFit, folder: Path) -> Checkpoint | None:
         fit.save_model(folder / MODEL)
     if fit.rank > 0:
         return None
-    write_result(fit.spec, fit.result, folder / MODEL)
+    fit.result.write(folder / MODEL, fit.spec.key)
     return Checkpoint.from_directory(folder)
 
 
@@ -170,11 +167,3 @@ def no_room(fit: AnyFit, storage: str, checkpoints: int) -> EnvironmentFault | N
     except EnvironmentFault as fault:
         return fault
     return None
-
-
-def write_result(spec: FitSpec, result: FitResult, folder: Path) -> None:
-    record = asdict(result) | {"key": spec.key}
-    for epoch in record["curve"]:
-        if math.isnan(epoch["stop_metric"]):
-            epoch["stop_metric"] = None  # JSON has no NaN
-    (folder / RESULT).write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")

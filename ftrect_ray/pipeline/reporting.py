@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ftrect_ray.finetune.spec import RESULT
 from ftrect_ray.pipeline.context import Run
 from ftrect_ray.rectify import load_evidence
 from ftrect_ray.report import ReportInputs
@@ -13,7 +14,7 @@ def gather(run: Run) -> ReportInputs:
     storage = run.storage
     evidence = load_evidence(storage)
     estimate = storage.read_json("estimate.json")
-    fits = {name: storage.read_json("model", name, "fit.json") for name in run.decision.model_names}
+    fits = {name: storage.read_json("model", name, RESULT) for name in run.decision.model_names}
     stages = run.record.content["stages"]
     estimate["diagnostics"]["texts_cut"] = stages.get("predict", {}).get("texts_cut", 0)
     rectifying = evidence.rectifier >= 0

@@ -7,7 +7,6 @@ and divided by how many worked side by side: beside the wall seconds, the rest i
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import asdict, replace
 from typing import Any
@@ -17,7 +16,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from ftrect_ray.errors import InputError, InputErrors
-from ftrect_ray.finetune.spec import Coefficients, FitResult, FitSpec
+from ftrect_ray.finetune.spec import RESULT, Coefficients, FitResult
 from ftrect_ray.ledger import ZERO_SHOT, Ledger, Use
 from ftrect_ray.pipeline.allocate import decide, fit_law
 from ftrect_ray.pipeline.check import check_base, check_budget
@@ -186,7 +185,7 @@ def finetune(run: Run) -> dict[str, Any]:
     if decision.zero_shot:
         return _untrained(run)
     specs = plan_fits(decision, run.labeled, run.study, run.ledger)
-    missing = [replace(spec, cache=_cache(run)) for spec in specs if not _is_trained(run, spec)]
+    missing = [replace(spec, cache=_cache(run)) for spec in specs if not _is_there(run, spec.name, spec.key)]
     parallel = 1
     if missing:
         parallel = run.layout(finetunes=len(missing)).finetunes_in_parallel
@@ -194,7 +193,7 @@ def finetune(run: Run) -> dict[str, Any]:
         with storage.local_folder("model") as home:
             train_all(missing, storage=work, destination=home, parallel=parallel)
         storage.delete("work", "finetune")
-    seconds = sum(storage.read_json("model", spec.name, "fit.json")["model_seconds"] for spec in specs) / parallel
+    seconds = sum(storage.read_json("model", spec.name, RESULT)["model_seconds"] for spec in specs) / parallel
     kept = len(specs) - len(missing)
     return {
         "model_seconds": round(seconds, 2),
@@ -207,12 +206,8 @@ def _cache(run: Run) -> str:
     return run.storage.url("work", "texts")
 
 
-def _is_trained(run: Run, spec: FitSpec) -> bool:
-    return _is_there(run, spec.name, spec.key)
-
-
 def _is_there(run: Run, model: str, key: str) -> bool:
-    place = ("model", model, "fit.json")
+    place = ("model", model, RESULT)
     return run.storage.exists(*place) and run.storage.read_json(*place)["key"] == key
 
 
@@ -226,13 +221,13 @@ def _untrained(run: Run) -> dict[str, Any]:
     asked = run.study.model
     assert asked.options is not None  # the study checks it
     model = asked.model_copy(update={"adapter": "lora", "lora": Lora(rank=1)})
-    fit = asdict(FitResult(ZERO_SHOT, (), 0, 0.0)) | {"key": digest([ZERO_SHOT, model.model_dump()])}
-    if not _is_there(run, ZERO_SHOT, fit["key"]):
+    name = digest([ZERO_SHOT, model.model_dump()])
+    if not _is_there(run, ZERO_SHOT, name):
         values = asked.options.answers.values()
         with run.storage.local_folder("model") as home:
             shutil.rmtree(home / ZERO_SHOT, ignore_errors=True)
             Predictor.create(model, scale=Scale(train_mean=(min(values) + max(values)) / 2)).save(home / ZERO_SHOT)
-            (home / ZERO_SHOT / "fit.json").write_text(json.dumps(fit, indent=1) + "\n", encoding="utf-8")
+            FitResult.of(ZERO_SHOT, (), best_epoch=0).write(home / ZERO_SHOT, name)
     return {"summary": "— the model as it is, untrained"}
 
 

@@ -1,4 +1,4 @@
-"""Which number format a device computes in."""
+"""Which device computes, and in which number format."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ import torch
 from torch import nn
 
 BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # x86 AVX-512, x86 AMX, Arm
+
+
+def own_device() -> torch.device:
+    """The GPU of this process if it has one, else the processor."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def resolve_precision(setting: str, device: torch.device) -> torch.dtype:

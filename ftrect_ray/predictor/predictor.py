@@ -13,7 +13,7 @@ standardised by the same ``center`` and ``spread``.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,10 @@ class Scale:
         """Standardise by the training ``answers`` (s,) alone; equal answers keep their unit."""
         center, spread = float(np.mean(answers)), float(np.std(answers))
         return cls(center, spread if spread > 1e-12 * max(1.0, abs(center)) else 1.0, 0.0, center)
+
+    def answers(self, standardised: np.ndarray) -> np.ndarray:
+        """In the answer's unit, float64 (n,)."""
+        return self.center + self.spread * standardised + self.offset
 
 
 @dataclass(frozen=True)
@@ -181,17 +185,6 @@ class Predictor(nn.Module):
         assert isinstance(model, PreTrainedModel)
         return model
 
-    def load_trainable(self, weights: dict[str, Tensor]) -> None:
-        """Put the trained weights (by the names of :meth:`trainable`) in place."""
-        mine = self.trainable()
-        if mine.keys() != weights.keys():
-            raise ValueError(f"trained weights do not fit the model: {sorted(mine.keys() ^ weights.keys())[:4]}")
-        with torch.no_grad():
-            for name, parameter in mine.items():
-                if parameter.shape != weights[name].shape:
-                    raise ValueError(f"shape of {name}: {tuple(weights[name].shape)}, not {tuple(parameter.shape)}")
-                parameter.copy_(weights[name])
-
     # -------------------------------------------------------------------------------------------- computing
 
     def with_readout(self, head: Head, scale: Scale) -> Predictor:
@@ -237,6 +230,11 @@ class Predictor(nn.Module):
         """What :meth:`forward` takes, from the tokens of some texts; no texts give one text of padding."""
         pad = int(self.tokenizer.pad_token_id)
         return collate(rows, pad) if self.options is None else self.options.collate(rows, pad)
+
+    def batches(self, tokens: Sequence[np.ndarray], batch_tokens: int) -> Iterator[np.ndarray]:
+        """Positions of the texts that have tokens, for one :meth:`collate` each; see ``tokens.batches_by_tokens``."""
+        lengths = np.array([len(ids) for ids in tokens], dtype=np.int64)
+        return batches_by_tokens(lengths if self.options is None else self.options.rows_tokens(lengths), batch_tokens)
 
     def read(self, outputs: Tensor) -> Tensor:
         """Standardised predictions (n,) from what :meth:`forward` returns."""
@@ -294,7 +292,7 @@ class Predictor(nn.Module):
     @torch.inference_mode()
     def scores(self, outputs: Tensor, encoded: Encoded) -> Scores:
         """The answers that ``outputs`` of :meth:`forward` stand for, one row for each of the ``encoded`` texts."""
-        values = self.scale.center + self.scale.spread * self.read(outputs).double().numpy() + self.scale.offset
+        values = self.scale.answers(self.read(outputs).double().numpy())
         probabilities = None if self.options is None else outputs.double().softmax(-1).numpy()
         return Scores(values, _no_number(values, encoded.errors), encoded.cut, probabilities)
 
@@ -306,10 +304,7 @@ class Predictor(nn.Module):
         device = next(self.parameters()).device
         self.eval()
         found = torch.full((len(tokens), *width), torch.nan)
-        lengths = np.array([len(ids) for ids in tokens], dtype=np.int64)
-        for rows in batches_by_tokens(
-            lengths if self.options is None else self.options.rows_tokens(lengths), batch_tokens
-        ):
+        for rows in self.batches(tokens, batch_tokens):
             ids, mask = self.collate([tokens[i] for i in rows])
             found[rows] = step(ids.to(device), mask.to(device)).float().cpu()
         return found

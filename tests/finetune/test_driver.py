@@ -24,7 +24,7 @@ import torch
 
 from ftrect_ray.errors import EnvironmentFault
 from ftrect_ray.finetune import committed, driver, watching, worker
-from ftrect_ray.finetune.spec import Diverged, Epoch, FitResult
+from ftrect_ray.finetune.spec import RESULT, Diverged, Epoch, FitResult
 from ftrect_ray.finetune.watching import Watch, run_name
 from ftrect_ray.storage import RunStorage
 from ftrect_ray.study import Training
@@ -291,7 +291,7 @@ def test_what_a_killed_driver_left_of_a_finished_run_goes(tiny_bert: Path, make_
     spec = make_spec(tiny_bert)
     (tmp_path / "model" / "fold-0").mkdir(parents=True)
     result = FitResult("fold-0", (Epoch(1, 0.5, 0.25, 1.0),), 1, 1.0)
-    worker.write_result(spec, result, tmp_path / "model" / "fold-0")
+    result.write(tmp_path / "model" / "fold-0", spec.key)
     (tmp_path / "storage" / run_name(spec) / "checkpoint_1").mkdir(parents=True)
     assert driver.finetune([spec], storage=str(tmp_path / "storage"), destination=tmp_path / "model") == [result]
     assert os.listdir(tmp_path / "storage") == []
@@ -305,14 +305,14 @@ def test_result_survives_its_file(tiny_bert: Path, make_spec, tmp_path: Path) ->
     curve = (Epoch(1, 0.5, float("nan"), 1.25), Epoch(2, 0.25, 0.75, 1.0))
     result = FitResult("fold-0", curve, 2, 2.25)
     (tmp_path / "fold-0").mkdir()
-    worker.write_result(spec, result, tmp_path / "fold-0")
-    assert "NaN" not in (tmp_path / "fold-0" / worker.RESULT).read_text()
-    back = driver._finished(spec, tmp_path)
+    result.write(tmp_path / "fold-0", spec.key)
+    assert "NaN" not in (tmp_path / "fold-0" / RESULT).read_text()
+    back = FitResult.read(tmp_path / "fold-0", spec.key)
     assert back is not None
     assert repr(back) == repr(result)
-    assert driver._finished(replace(spec, seed=99), tmp_path) is None  # another fine-tune of the same name
-    (tmp_path / "fold-0" / worker.RESULT).write_text("{")
-    assert driver._finished(spec, tmp_path) is None
+    assert FitResult.read(tmp_path / "fold-0", replace(spec, seed=99).key) is None  # another fine-tune of the same name
+    (tmp_path / "fold-0" / RESULT).write_text("{")
+    assert FitResult.read(tmp_path / "fold-0", spec.key) is None
 
 
 def test_watch_prints_each_epoch_once_and_steps_between(
