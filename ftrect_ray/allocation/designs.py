@@ -9,75 +9,111 @@ The first is λ = 1 (FTR section 4.2), the second λ = 0. A tuned λ does at lea
 never promises too much on this account, and no tuned design is predicted to do worse than the sample mean
 of its own rectifying rows. For m ≫ r, λ = 1 is the optimum. Without σ² (not known) there is no second
 term and no bound: exact for m → ∞ and v < σ².
+
+Where the target is the mean of this very table of N = n + m rows, every row is predicted and Var(f)/m is gone:
+
+    Var θ̂ = min(v, σ²)·(1/r − 1/N).
+
+A design is a rule from a setting and n to a :class:`Prediction`. Its criterion takes the curve as a function, so that
+the point forecast, the search for the best size (an array of sizes) and the doubt (B curves) are one formula.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from ftrect_ray.allocation.scaling_law import ScalingLaw
-from ftrect_ray.allocation.split import best_size, whole_size
+from ftrect_ray.allocation.curves import Curve
+from ftrect_ray.allocation.split import best_whole
+
+NO_VARIANCE = "the variance of the answers is not given"
+Residual = Callable[[np.ndarray], np.ndarray]
+"""v at sizes of any shape; leading axes may be added."""
+Criterion = Callable[[Residual, np.ndarray], np.ndarray]
+"""Var θ̂ (…, k) for sizes (k,)."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a study has: the law, texts m (may be inf), σ² = Var(Y) or None, the residual variance of given
-    predictions or None, the least number of fine-tuning labels."""
+    """What a study has: the curve, texts m (may be inf), σ² = Var(Y) or None, the residual variance of given
+    predictions or None, the least number of fine-tuning labels, and whether the table itself is the target."""
 
-    law: ScalingLaw
+    curve: Curve
     texts: float
     sigma2: float | None
     rectify_variance: float | None
     minimum: int
+    finite: bool = False
+
+    @property
+    def least(self) -> int:
+        """Fine-tuning labels of which something is known."""
+        return max(self.minimum, int(np.ceil(self.curve.smallest)))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prediction:
-    """Var θ̂ of a design and the labels that train it, or why it cannot be had."""
+    """Var θ̂ of a design, or why it cannot be had.
+
+    Attributes
+    ----------
+    variance : float or None
+    draws : ndarray (B,)
+        The same for every draw of the curve.
+    sizes : tuple of int
+        Labels that train each of its models.
+    rectified : int
+        Predictions of labelled rows.
+    unavailable : str
+    """
 
     variance: float | None
-    n_finetune: int = 0
+    draws: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False)
+    sizes: tuple[int, ...] = ()
+    rectified: int = 0
     unavailable: str = ""
 
 
-FloatOrArray = TypeVar("FloatOrArray", float, np.ndarray)
 Rule = Callable[[Setting, int], Prediction]
 
 
-def rectified_variance(residual: FloatOrArray, rectifying: FloatOrArray, setting: Setting) -> FloatOrArray:
-    """The formula above; ``residual`` v and ``rectifying`` r are numbers, or arrays of one shape."""
-    if setting.sigma2 is None:
-        return residual / rectifying
-    without_model = setting.sigma2 / rectifying
+def rectified_variance(residual: np.ndarray, rectifying: np.ndarray, n: int, setting: Setting) -> np.ndarray:
+    """The formulas above; v = ``residual`` and r = ``rectifying`` of shapes that broadcast."""
+    sigma2 = setting.sigma2
+    kept = residual if sigma2 is None else np.minimum(residual, sigma2)
+    if setting.finite:
+        return np.asarray(kept * (1 / rectifying - 1 / (n + setting.texts)))
+    if sigma2 is None:
+        return np.asarray(kept / rectifying)
     if setting.texts == 0:
-        return without_model
-    kept = np.minimum(residual, setting.sigma2)
-    return np.minimum(kept / rectifying + (setting.sigma2 - kept) / setting.texts, without_model)
+        return np.asarray(sigma2 / rectifying + 0 * kept)
+    return np.asarray(np.minimum(kept / rectifying + (sigma2 - kept) / setting.texts, sigma2 / rectifying))
 
 
 def classical(setting: Setting, n: int) -> Prediction:
     """σ²/n."""
     if setting.sigma2 is None:
-        return Prediction(None, unavailable="the variance of the answers is not given")
-    return Prediction(setting.sigma2 / n)
+        return Prediction(None, unavailable=NO_VARIANCE)
+    return Prediction(float(rectified_variance(np.array(setting.sigma2), np.array(n), n, setting)))
 
 
 def rectify_only(setting: Setting, n: int) -> Prediction:
     """Predictions that exist already; every label rectifies."""
     if setting.rectify_variance is None:
         return Prediction(None, unavailable="no predictions with a known residual variance")
-    return Prediction(float(rectified_variance(setting.rectify_variance, float(n), setting)))
+    return Prediction(float(rectified_variance(np.array(setting.rectify_variance), np.array(n), n, setting)))
 
 
 def split(least: int) -> Rule:
     """s labels train, n − s rectify; the best s ≥ ``least``."""
 
     def rule(setting: Setting, n: int) -> Prediction:
-        return _best(setting, n, least, lambda s: rectified_variance(setting.law.variance(s), n - s, setting))
+        def criterion(residual: Residual, s: np.ndarray) -> np.ndarray:
+            return rectified_variance(residual(s), n - s, n, setting)
+
+        return _best(setting, n, least, criterion)
 
     return rule
 
@@ -87,33 +123,107 @@ def recycle(least: int) -> Rule:
 
     def rule(setting: Setting, n: int) -> Prediction:
         sigma2 = setting.sigma2
-        if sigma2 is None:
-            return Prediction(None, unavailable="the variance of the answers is not given")
-        return _best(
-            setting,
-            n,
-            least,
-            lambda s: 1 / (s / sigma2 + 1 / rectified_variance(setting.law.variance(s), n - s, setting)),
-        )
+        refused = _needs_random_labels(setting)
+        if sigma2 is None or refused:
+            return Prediction(None, unavailable=refused or NO_VARIANCE)
+
+        def criterion(residual: Residual, s: np.ndarray) -> np.ndarray:
+            return np.asarray(1 / (s / sigma2 + 1 / rectified_variance(residual(s), n - s, n, setting)))
+
+        return _best(setting, n, least, criterion)
+
+    return rule
+
+
+def sequential(batches: int) -> Rule:
+    """L batches, each rectified by the model of the batches before, weights n_l/v_l: 1/Σ n_l/v_l + Σ ω_l Var(f_l)/m.
+
+    The first batch has no model (v_1 = σ²), or given predictions. The labels of the batches together grow by one
+    factor, which keeps the predicted gain per fine-tune even; the best first batch is searched. The models' errors on
+    the texts are taken as if they were one (convexity: never too little).
+    """
+
+    def rule(setting: Setting, n: int) -> Prediction:
+        sigma2 = setting.sigma2
+        refused = _needs_random_labels(setting)
+        if sigma2 is None or refused:
+            return Prediction(None, unavailable=refused or NO_VARIANCE)
+        if setting.least > n - 2 * batches:
+            return _too_few(n, setting.least)
+
+        def trains(s: np.ndarray) -> np.ndarray:
+            """(k, L − 1) labels of the first l batches."""
+            growth = (n / s)[:, None] ** (np.arange(batches - 1) / (batches - 1))
+            return np.asarray(np.round(s[:, None] * growth))
+
+        def criterion(residual: Residual, s: np.ndarray) -> np.ndarray:
+            ends = trains(s)
+            labels = np.diff(ends, prepend=0, append=n)
+            left = np.minimum(residual(ends), sigma2)
+            first = np.full((*left.shape[:-1], 1), min(setting.rectify_variance or sigma2, sigma2))
+            left = np.concatenate([first, left], axis=-1)
+            precision = labels / left
+            shares = precision / precision.sum(axis=-1, keepdims=True)
+            of_texts = (shares * (sigma2 - left)).sum(axis=-1) / setting.texts if setting.texts else np.inf
+            return np.asarray(np.minimum(1 / precision.sum(axis=-1) + of_texts, sigma2 / n))
+
+        size = best_whole(lambda s: criterion(setting.curve.variance, s), setting.least, n - 2 * batches)
+        sizes = tuple(int(end) for end in trains(np.array([float(size)]))[0])
+        return _at(setting, criterion, size, sizes, n - size)
 
     return rule
 
 
 def crossfit(folds: int) -> Rule:
     """K folds: every label rectifies, by a model of (K − 1)n/K labels: v((K−1)n/K)/n + Var(f)/m."""
+    return rotation(folds - 1, folds)
+
+
+def rotation(train: int, folds: int) -> Rule:
+    """q ``folds``, p = ``train`` of them train, rotated q times (FTR section 1.2): v(pn/q)/n + Var(f)/m.
+
+    A row is rectified by the mean of the q − p models that did not see it, whose residual variance is at most that of
+    one of them: a bound for p < q − 1, and for p = q − 1 cross-fitting.
+    """
 
     def rule(setting: Setting, n: int) -> Prediction:
-        trains = (folds - 1) * n / folds
-        if trains < setting.minimum or n < 2 * folds:
+        trains = train * n / folds
+        if n < 2 * folds or trains < setting.minimum:
             return Prediction(None, unavailable=f"{n} labels are too few for {folds} folds")
-        return Prediction(float(rectified_variance(setting.law.variance(trains), float(n), setting)), int(trains))
+        if trains < setting.curve.smallest:
+            return _below(setting, int(trains))
+
+        def criterion(residual: Residual, s: np.ndarray) -> np.ndarray:
+            return rectified_variance(residual(s), np.array(n), n, setting)
+
+        return _at(setting, criterion, trains, (int(trains),) * folds, (folds - train) * n)
 
     return rule
 
 
-def _best(setting: Setting, n: int, least: int, criterion: Callable[[np.ndarray], np.ndarray]) -> Prediction:
-    low, high = max(least, setting.minimum), n - 2
+def _best(setting: Setting, n: int, least: int, criterion: Criterion) -> Prediction:
+    low, high = max(least, setting.least), n - 2
     if low > high:
-        return Prediction(None, unavailable=f"{n} labels leave nothing to rectify after {low} for training")
-    size = whole_size(criterion, best_size(criterion, low, high), low, high)
-    return Prediction(float(criterion(np.array([size], dtype=float))[0]), size)
+        return _too_few(n, low)
+    size = best_whole(lambda s: criterion(setting.curve.variance, s), low, high)
+    return _at(setting, criterion, size, (size,), n - size)
+
+
+def _at(setting: Setting, criterion: Criterion, size: float, sizes: tuple[int, ...], rectified: int) -> Prediction:
+    s = np.array([size], dtype=float)
+    variance, draws = criterion(setting.curve.variance, s), criterion(setting.curve.draws_at, s)
+    return Prediction(float(variance[0]), draws[:, 0], sizes, rectified)
+
+
+def _needs_random_labels(setting: Setting) -> str:
+    """Why labels of unequal weight cannot be had: a finite population's estimate needs simple random ones."""
+    return "its labels weigh unequally, which does not go with a finite population" if setting.finite else ""
+
+
+def _too_few(n: int, least: int) -> Prediction:
+    return Prediction(None, unavailable=f"{n} labels leave nothing to rectify after {least} for training")
+
+
+def _below(setting: Setting, size: int) -> Prediction:
+    known = f"no law is identified and no pilot had fewer than {setting.curve.smallest:g}"
+    return Prediction(None, unavailable=f"its models would have {size} labels; {known}")

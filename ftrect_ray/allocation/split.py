@@ -15,6 +15,8 @@ from ftrect_ray.errors import StatisticalRefusal
 MINIMUM = 10
 """Labels below which nothing is fine-tuned, unless told otherwise."""
 
+GRID = 128
+
 
 @dataclass(frozen=True)
 class Split:
@@ -71,6 +73,17 @@ def s_star(law: ScalingLaw, n: float) -> float:
     return float(brentq(derivative, 0.0, n, xtol=1e-12 * n, rtol=1e-14))
 
 
+def s_stars(laws: np.ndarray, n: float) -> np.ndarray:
+    """:func:`s_star` of many laws (B, 3) at once, by bisection to 1e-12·n: (B,)."""
+    a, alpha, b = laws.T
+    low, high = np.zeros(len(laws)), np.full(len(laws), float(n))
+    for _ in range(40):
+        s = (low + high) / 2
+        rising = alpha * a * n - (alpha + 1) * a * s - b * s ** (alpha + 1) > 0
+        low, high = np.where(rising, s, low), np.where(rising, high, s)
+    return np.asarray((low + high) / 2)
+
+
 def best_size(criterion: Callable[[np.ndarray], np.ndarray], low: float, high: float) -> float:
     """Minimiser over [low, high] of a vectorised criterion: a grid, then a bounded search around its best point."""
     grid = np.union1d(np.geomspace(low, high, 400), np.linspace(low, high, 400))
@@ -82,6 +95,16 @@ def best_size(criterion: Callable[[np.ndarray], np.ndarray], low: float, high: f
         lambda s: float(criterion(np.array([s]))[0]), bounds=around, method="bounded", options={"xatol": 1e-9 * high}
     )
     return float(found.x if found.fun <= criterion(grid[best : best + 1])[0] else grid[best])
+
+
+def best_whole(criterion: Callable[[np.ndarray], np.ndarray], low: int, high: int) -> int:
+    """Minimiser over the whole numbers of [low, high] of a vectorised criterion: ever finer grids, at last all."""
+    while high - low > 2 * GRID:
+        grid = np.unique(np.round(np.concatenate([np.geomspace(low, high, GRID), np.linspace(low, high, GRID)])))
+        best = int(np.argmin(criterion(grid)))
+        low, high = int(grid[max(best - 1, 0)]), int(grid[min(best + 1, len(grid) - 1)])
+    sizes = np.arange(low, high + 1, dtype=float)
+    return int(sizes[np.argmin(criterion(sizes))])
 
 
 def whole_size(criterion: Callable[[np.ndarray], np.ndarray], s: float, low: int, high: int) -> int:

@@ -83,6 +83,88 @@ def test_intervals_of_s_star_cover():
     assert hits / repetitions >= 0.95 - 3 * np.sqrt(0.95 * 0.05 / repetitions)
 
 
+# ------------------------------------------------------------------------------------------- counts, replicates
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_counts_weigh_by_the_variance_of_a_variance(seed):
+    """At the settled fit, no other parameters have a smaller weighted sum with that fit's own weights."""
+    s, v = noisy(seed, noise=0.1)
+    n = np.random.default_rng(seed).integers(20, 400, len(s))
+    law = fit_scaling_law(s, v, counts=n, bootstrap=0).law
+    w = (n - 1) / law.variance(s) ** 2
+    again = fit_scaling_law(s, v, weights=w, bootstrap=0).law
+    np.testing.assert_allclose(again.variance(s), law.variance(s), rtol=2e-4)
+    ignorant = fit_scaling_law(s, v, bootstrap=0).law
+    assert not np.allclose(ignorant.variance(s), law.variance(s), rtol=1e-3)
+
+
+def test_counted_fits_err_less():
+    s, n = np.repeat([50, 100, 200, 400], 4), np.tile([20, 40, 80, 800], 4)
+    law, errors = ScalingLaw(*LAWS[1]), {True: [], False: []}
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        v = law.variance(s) * rng.chisquare(n - 1) / (n - 1)
+        for counted in errors:
+            fit = fit_scaling_law(s, v, counts=n if counted else None, bootstrap=0).law
+            errors[counted].append(fit.variance(250) - law.variance(250))
+    assert np.mean(np.square(errors[True])) < 0.5 * np.mean(np.square(errors[False]))
+
+
+def test_three_counted_pilots_have_intervals():
+    s, v = np.array([50, 100, 200]), ScalingLaw(*LAWS[1]).variance(np.array([50, 100, 200]))
+    assert fit_scaling_law(s, v).intervals["alpha"] is None
+    wide, narrow = (fit_scaling_law(s, v, counts=[n] * 3, seed=1) for n in (40, 40_000))
+    assert wide.status == "unidentified"
+    low, high = narrow.intervals["alpha"]
+    assert low < 0.553 < high
+    assert high - low < 0.8
+
+
+def test_replicates_are_the_doubt():
+    """Pilots that were measured on the same rows err together: a common factor moves a and b, and leaves α alone."""
+    s = SIZES
+    v = ScalingLaw(*LAWS[1]).variance(s)
+    factor = 1 + 0.1 * np.random.default_rng(0).normal(size=(200, 1))
+    fit = fit_scaling_law(s, v, replicates=factor * v)
+    assert fit.intervals["alpha"] == pytest.approx((0.553, 0.553), rel=1e-4)
+    low, high = fit.intervals["b"]
+    assert (low, high) == pytest.approx(2.754 * np.percentile(factor, [2.5, 97.5]), rel=1e-3)
+    assert len(fit.draws) == 200
+    assert fit.status == "identified"
+
+
+def test_replicates_tell_a_small_slope_from_noise():
+    s, v = np.array([50, 100, 150, 200]), np.array([3.00, 2.93, 2.94, 2.88])
+    rng = np.random.default_rng(0)
+    common = 1 + 0.1 * rng.normal(size=(300, 1))
+    together = v * common * (1 + 0.001 * rng.normal(size=(300, 4)))
+    apart = v * (1 + 0.1 * rng.normal(size=(300, 4)))
+    assert fit_scaling_law(s, v, replicates=together).status != "flat"
+    assert fit_scaling_law(s, v, replicates=apart).status == "flat"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"counts": [50, 60]}, "'counts' must have one entry a pilot (3); got 2."),
+        ({"counts": [50, 60, 1]}, "'counts' must be ≥ 2; got 1 at position 2."),
+        ({"counts": [50] * 3, "weights": [1.0] * 3}, "'counts' and 'weights' cannot both be given: the counts make "),
+        ({"replicates": [[3.0, 2.0]] * 4}, "'replicates' must have shape (B, 3) with B ≥ 2; got (4, 2)."),
+        ({"replicates": [[3.0, 2.0, 1.0]]}, "'replicates' must have shape (B, 3) with B ≥ 2; got (1, 3)."),
+        ({"replicates": [[3.0, 2.0, 1.0], [3.0, -2.0, 1]]}, "'replicates' must be ≥ 0; got -2 at position (1, 1)."),
+        (
+            {"replicates": [[3.0, 2.0, 1.0], [3.0, np.nan, 1]]},
+            "'replicates' must be finite; got nan at position (1, 1)",
+        ),
+    ],
+)
+def test_bad_counts_and_replicates(arguments, message):
+    with pytest.raises(InputError) as caught:
+        fit_scaling_law([50, 100, 200], [3.0, 2.5, 2.2], **arguments)
+    assert caught.value.what.startswith(message)
+
+
 # ------------------------------------------------------------------------------------------- statuses
 
 
@@ -141,6 +223,24 @@ def test_alpha_at_its_bound_is_unidentified():
     fit = fit_scaling_law([50, 100, 200, 400], [9.0, 3.0, 2.99, 2.98])
     assert fit.status == "unidentified"
     assert fit.reason == "α ends at the bound 2 of its range; the law holds from 50 to 400 labels and is a guess beyond"
+
+
+def test_alpha_towards_0_is_unidentified():
+    """A straight line in log s is the limit α → 0; the measured levels are planned with instead."""
+    s = np.array([50, 100, 200, 400, 800])
+    fit = fit_scaling_law(s, 5 - 0.1 * np.log(s))
+    assert fit.status == "unidentified"
+    assert fit.reason.startswith("α ends at the bound 0.05 of its range")
+    assert fit.curve.variance(800) == pytest.approx(5 - 0.1 * np.log(800))
+    assert fit.curve.variance(5000) == fit.curve.variance(800)
+
+
+def test_b_is_never_below_0():
+    s = np.array([50, 100, 200, 400, 800])
+    fit = fit_scaling_law(s, 20 * s**-0.5 - 0.5)
+    assert fit.law.b == 0
+    assert (fit.draws[:, 2] >= 0).all()
+    assert (fit.draws[:, 0] > 0).all()
 
 
 def test_a_law_that_anything_fits_is_unidentified():

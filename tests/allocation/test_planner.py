@@ -7,11 +7,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from ftrect_ray.allocation import ScalingLaw, labels_for_half_width, optimal_split, plan
+from ftrect_ray.allocation import ScalingLaw, feasibility, labels_for_half_width, optimal_split, plan
 from ftrect_ray.errors import InputError, StatisticalRefusal
 
 WINE, WINE_VARIANCE, WINE_TEXTS = ScalingLaw(16.86, 0.553, 2.754), 9.57, 15000
 EMOBANK, EMOBANK_VARIANCE = ScalingLaw(0.287, 0.297, 0.042), 0.1216
+FOLDS = {f"crossfit-{k}" for k in range(2, 11)}
 laws = st.builds(ScalingLaw, st.floats(0.01, 100), st.floats(0.05, 2), st.floats(0, 10))
 
 
@@ -123,13 +124,23 @@ def test_split_may_be_chosen_where_nothing_was_spent():
 def test_do_not_fine_tune():
     chosen = plan(EMOBANK, labels=80, variance=EMOBANK_VARIANCE, spent=50).choose()
     assert chosen.name == "classical"
-    assert chosen.note == "do not fine-tune: recycle would have variance 0.00152 against 0.00152"
+    told = "do not fine-tune: recycle would have variance 0.00152 against 0.00152; no split beats the mean: "
+    assert chosen.note == told + "b/σ² = 0.345 is not below -0.217; a model of 78 labels leaves 99 % of the variance"
+    verdict = feasibility(EMOBANK, 80, EMOBANK_VARIANCE)
+    assert (round(verdict.left, 3), round(verdict.right, 3)) == (0.345, -0.217)
+
+
+def test_why_not_without_a_feasibility_condition():
+    """Where a split is feasible, but no fine-tune is allowed, the condition is not the reason."""
+    assert plan(WINE, labels=500, variance=WINE_VARIANCE).choose(0).note == (
+        "do not fine-tune: no fine-tune is allowed or possible"
+    )
 
 
 def test_given_predictions_may_be_best():
     made = plan(WINE, labels=300, unlabeled=14700, variance=WINE_VARIANCE, rectify_variance=2.0)
     assert made.choose().name == "rectify-only"
-    assert made.choose().note.startswith("do not fine-tune: crossfit-5 would have variance 0.0")
+    assert made.choose().note.startswith("do not fine-tune: sequential would have variance 0.007257")
 
 
 def test_without_the_variance_of_the_answers():
@@ -174,12 +185,12 @@ def test_unknown_design():
 
 
 def test_output():
-    made = plan(WINE, labels=300, unlabeled=14700, variance=WINE_VARIANCE, spent=295)
+    made = plan(WINE, labels=300, unlabeled=14700, variance=WINE_VARIANCE, spent=295, folds=(2, 5))
     told = json.loads(json.dumps(made.to_dict(), allow_nan=False))
     assert [design["name"] for design in told["designs"]][-2:] == ["crossfit-2", "crossfit-5"]
     assert told["law"] == WINE.to_dict()
     lines = str(made).splitlines()
-    assert len(lines) == 8
+    assert len(lines) == 9
     assert lines[0].split() == ["design", "fine-tunes", "labels/fine-tune", "±", "half", "width", "saved"]
     assert lines[1].split() == ["classical", "0", "0", "0.35006", "0", "%"]
     assert lines[2] == "rectify-only        — no predictions with a known residual variance"
@@ -193,7 +204,7 @@ def test_output():
 def test_labels_for_half_width_is_the_fewest(unlabeled):
     settings_ = {"unlabeled": unlabeled, "variance": WINE_VARIANCE, "rectify_variance": 5.0}
     needed = labels_for_half_width(WINE, 0.2, **settings_)
-    assert set(needed) == {"classical", "rectify-only", "split", "recycle", "crossfit-2", "crossfit-5"}
+    assert set(needed) == {"classical", "rectify-only", "split", "recycle", "sequential"} | FOLDS
     for name, n in needed.items():
         assert plan(WINE, labels=n, **settings_)[name].interval_length <= 0.4
         assert plan(WINE, labels=n - 1, **settings_)[name].interval_length > 0.4

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftrect_ray.allocation import ScalingLaw, feasibility, optimal_split, s_star
+from ftrect_ray.allocation.split import best_whole, s_stars
 from ftrect_ray.errors import InputError, StatisticalRefusal
 
 WINE_V2, WINE, WINE_BOOTSTRAP, EMOBANK = (
@@ -52,9 +53,19 @@ def test_s_star_solves_the_equation_of_the_paper(law, n):
 
 
 @settings(deadline=None)
+@given(st.lists(laws, min_size=1, max_size=5), st.integers(20, 5000))
+def test_many_laws_at_once(several, n):
+    found = s_stars(np.array([(law.a, law.alpha, law.b) for law in several]), n)
+    np.testing.assert_allclose(found, [s_star(law, n) for law in several], rtol=1e-8, atol=1e-9 * n)
+
+
+@settings(deadline=None)
 @given(st.floats(0.01, 100), st.floats(0.05, 2), st.integers(20, 5000))
 def test_closed_form_without_a_floor(a, alpha, n):
-    assert s_star(ScalingLaw(a, alpha, 0), n) / n == pytest.approx(alpha / (1 + alpha), rel=1e-9)
+    s = s_star(ScalingLaw(a, alpha, 0), n)
+    assert s / n == pytest.approx(alpha / (1 + alpha), rel=1e-9)
+    least = a * (1 + alpha) ** (1 + alpha) * alpha**-alpha * n ** -(1 + alpha)
+    assert a * s**-alpha / (n - s) == pytest.approx(least, rel=1e-9)
 
 
 @settings(deadline=None)
@@ -125,3 +136,14 @@ def test_feasible_means_that_some_split_beats_the_mean(law, n, variance):
     gain = np.max(1 - law.variance(s) / variance - s / n)
     if abs(verdict.right - verdict.left) > 1e-3:
         assert bool(verdict) == (gain > 0)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 3000), st.integers(0, 60_000), st.floats(0.1, 2), st.floats(1, 50_000))
+def test_the_best_whole_number_of_a_valley(low, width, power, bottom):
+    s = np.arange(low, low + width + 1)
+
+    def criterion(x):
+        return np.abs(np.log(x / bottom)) ** power
+
+    assert criterion(best_whole(criterion, low, low + width)) == pytest.approx(criterion(s).min(), rel=1e-12, abs=1e-12)
