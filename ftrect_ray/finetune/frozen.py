@@ -28,8 +28,9 @@ from ftrect_ray.predictor.precision import cast, resolve_precision
 from ftrect_ray.storage import RunStorage
 from ftrect_ray.study import Model
 
-#: Padded tokens of one forward pass on a GPU. On a processor each text goes alone: it is as fast, and the last bits of
-#: its features do not depend on which texts of a study were computed before it.
+#: Padded tokens of one forward pass on a GPU. On a processor each text goes alone: the last bits of its features do not
+#: depend on which texts of a study were computed before it. That is as fast, but for the few tokens behind a prompt's
+#: shared beginning (half as fast; benchmarks/results/prefix.md).
 GPU_TOKENS, CPU_TOKENS = 16_384, 1
 
 

@@ -6,6 +6,7 @@ import json
 
 from ftrect_ray.models import MODELS, model_card
 from ftrect_ray.predictor.predictor import Predictor
+from ftrect_ray.predictor.pretrained import of_first_layers
 
 CARD = """\
 ---
@@ -51,14 +52,27 @@ HELD = {
 LINEAR = """\
     f(x) = center + spread · z(x) + offset = {scale.center:.6g} + {scale.spread:.6g} · z(x) + {scale.offset:.6g}
 
-z(x) is a linear function (`head.safetensors`) of the last hidden {pooling}. `center` and `spread` are the mean
+z(x) is a linear function (`head.safetensors`) of {states}. `center` and `spread` are the mean
 and the standard deviation of the answers that it was trained on; `offset` makes its mean residual on its own labels
 zero. A text is cut after {max_tokens} tokens."""
-POOLINGS = {"mean": "states, averaged over the tokens", "last": "state of the last token"}
+POOLINGS = {
+    "mean": "the last hidden states, averaged over the tokens",
+    "last": "the last hidden state of the last token",
+}
+PROMPTED = "the last hidden state of the prompt around x, at its last token"
+FIRST_LAYERS = ", of the first {layer} hidden layers alone"
 POOLED = {
     "mean": "(hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)",
     "last": "hidden[torch.arange(len(hidden)), mask.sum(1) - 1]",
 }
+BATCH = """\
+    batch = tokenizer(texts, truncation=True, max_length={max_tokens}, padding=True, return_tensors="pt")
+"""
+PROMPTED_BATCH = """\
+    prompts = [{before!r} + text + {after!r} for text in texts]
+    rows = [{opening} + ids for ids in tokenizer(prompts, add_special_tokens=False)["input_ids"]]
+    batch = tokenizer.pad({{"input_ids": rows}}, return_tensors="pt")
+"""
 
 EXPECTED = """\
     f(x) = Σ_k p_k v_k + offset,   offset = {scale.offset:.6g}
@@ -83,8 +97,7 @@ head = load_file(f"{{folder}}/head.safetensors")
 
 @torch.inference_mode()
 def f(texts):
-    batch = tokenizer(texts, truncation=True, max_length={max_tokens}, padding=True, return_tensors="pt")
-    ids, mask = batch["input_ids"], batch["attention_mask"]
+{batch}    ids, mask = batch["input_ids"], batch["attention_mask"]
     hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state
     pooled = {pooled}
     z = (pooled @ head["weight"][0] + head["bias"]).double()
@@ -142,9 +155,16 @@ def card(predictor: Predictor, *, title: str, objective: str, trained: str, labe
         stop=labels[1],
         objective=OBJECTIVES[objective],
         held=HELD[model.adapter],
-        readout=readout.format(scale=predictor.scale, pooling=POOLINGS[model.pooling], max_tokens=model.max_tokens),
+        readout=readout.format(scale=predictor.scale, states=_states(predictor), max_tokens=model.max_tokens),
         code=_code(predictor, origin),
     )
+
+
+def _states(predictor: Predictor) -> str:
+    """What the head reads, in words."""
+    states = POOLINGS[predictor.model.pooling] if predictor.prompt is None else PROMPTED
+    layer = predictor.model.layer
+    return states if layer is None else states + FIRST_LAYERS.format(layer=layer)
 
 
 def _code(predictor: Predictor, origin: str) -> str:
@@ -153,14 +173,19 @@ def _code(predictor: Predictor, origin: str) -> str:
     auto = "AutoModel" if options is None else "AutoModelForCausalLM"
     revision = f", revision={model.revision!r}" if model.revision else ""
     source = "folder" if model.adapter == "full" else f"{origin!r}{revision}"
-    backbone = f"{auto}.from_pretrained({source}, dtype=torch.float32)"
+    fields = {} if model.adapter == "full" or model.layer is None else of_first_layers(predictor.base.config, model)
+    further = "".join(f", {name}={value!r}" for name, value in fields.items())
+    backbone = f"{auto}.from_pretrained({source}{further}, dtype=torch.float32)"
     imports = ["from safetensors.torch import load_file\n"] * (options is None)
     if model.adapter == "lora":
         backbone = f'PeftModel.from_pretrained({backbone}, f"{{folder}}/adapter")'
         imports.append("from peft import PeftModel\n")
     start = START.format(auto=auto, imports="".join(imports), model=backbone)
     if options is None:
-        return start + LINEAR_CODE.format(max_tokens=model.max_tokens, pooled=POOLED[model.pooling])
+        batch, prompt = BATCH.format(max_tokens=model.max_tokens), predictor.prompt
+        if prompt is not None:
+            batch = PROMPTED_BATCH.format(before=prompt.before, after=prompt.after, opening=list(prompt.opening))
+        return start + LINEAR_CODE.format(batch=batch, pooled=POOLED[model.pooling])
     return start + EXPECTED_CODE.format(
         before=options.prompt.before,
         after=options.prompt.after,

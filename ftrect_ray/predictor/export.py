@@ -23,6 +23,7 @@ from ftrect_ray.predictor.precision import resolve_precision
 from ftrect_ray.predictor.predictor import Predictor
 from ftrect_ray.predictor.pretrained import first_line
 from ftrect_ray.storage import RunStorage
+from ftrect_ray.study import Options
 from ftrect_ray.study_file import parse_study
 
 #: Texts on which a merged model must predict as before, but for this share of the answers' standard deviation.
@@ -103,13 +104,19 @@ def merged(predictor: Predictor) -> Predictor:
             backbone = backbone.merge_and_unload()
         except (NotImplementedError, RuntimeError, ValueError) as error:
             raise _unmergeable(first_line(error)) from None
-    model = predictor.model.model_copy(update={"adapter": "full"})
-    parts = (predictor.head, predictor.tokenizer, model, predictor.scale, predictor.base_digest, predictor.options)
-    whole = Predictor(backbone, *parts).eval()
+    model = predictor.model.model_copy(update={"adapter": "full", "options": _read_by(predictor)})
+    parts = (predictor.head, predictor.tokenizer, model, predictor.scale, predictor.base_digest)
+    whole = Predictor(backbone, *parts, predictor.prompt, predictor.options).eval()
     moved = np.nanmax(np.abs(whole.predict(PROBE)[0] - before), initial=0.0)
     if moved > MERGING * predictor.scale.spread:  # layers that share their weights, for example
         raise _unmergeable(f"predictions move by {moved:.2g}")
     return whole
+
+
+def _read_by(predictor: Predictor) -> Options | None:
+    """The prompt, without the answers that a head does not read: a folder of whole weights would take them for it."""
+    options = predictor.model.options
+    return options if options is None or predictor.options else options.model_copy(update={"answers": {}})
 
 
 def _unmergeable(reason: str) -> InputError:

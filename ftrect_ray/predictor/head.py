@@ -19,13 +19,13 @@ class Head(nn.Linear):
 
 
 def pool(hidden: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:
-    """Hidden states (n, tokens, hidden), right-padded, to one fp32 vector a row (n, hidden).
+    """Hidden states (n, tokens, hidden) to one fp32 vector a row (n, hidden).
 
     ``mean``: over the attended tokens. ``last``: the last attended token, the only one of a causal model that
     has seen the whole text.
     """
     if pooling == "last":
-        last = attention_mask.sum(1) - 1
+        last = (attention_mask * torch.arange(1, hidden.shape[1] + 1, device=hidden.device)).argmax(1)
         return hidden[torch.arange(len(hidden), device=hidden.device), last].float()
     mask = attention_mask.unsqueeze(-1).float()
     return (hidden.float() * mask).sum(1) / mask.sum(1)

@@ -26,6 +26,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ftrect_ray.errors import InputError
 from ftrect_ray.predictor.prompting import Prompt
+from ftrect_ray.predictor.tokens import collate
 from ftrect_ray.study import Model
 
 Code = tuple[int, ...]
@@ -92,13 +93,7 @@ class AnswerOptions:
                     mend=f"the tokenizer of {model.name!r} reads them as the same; word one of them otherwise",
                 )
         options = cls(prompt, codes, tuple(answers.values()), model.max_tokens)
-        least = len(prompt.fixed()) + 1 + options.longest
-        if least > model.max_tokens:
-            raise InputError(
-                f"the prompt alone leaves no room for a text in 'max_tokens' {model.max_tokens}",
-                where="model.options.prompt",
-                mend=f"shorten it, or set 'max_tokens' to {least} or more",
-            )
+        _check_room(prompt, options.longest, model)
         return options
 
     @cached_property
@@ -143,13 +138,7 @@ class AnswerOptions:
         """
         prompts = prompts or [np.array([pad], dtype=np.int64)]
         rows = [np.concatenate([prompt, np.array(path, dtype=np.int64)]) for prompt in prompts for path in self.paths]
-        width = max(map(len, rows))
-        ids = torch.full((len(rows), width), pad, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, tokens in enumerate(rows):
-            ids[row, width - len(tokens) :] = torch.from_numpy(tokens)
-            mask[row, width - len(tokens) :] = 1
-        return ids, mask
+        return collate(rows, pad, left=True)
 
     def event_log_probabilities(self, logits: Tensor) -> Tensor:
         """Log-probability (n, K), fp32, that each option is the answer, among all continuations.
@@ -179,3 +168,32 @@ class AnswerOptions:
         """Σ_k p_k (v_k − center) / spread, (n,) of (n, K)."""
         standard = (np.array(self.values) - center) / spread
         return log_probabilities.exp() @ log_probabilities.new_tensor(standard)
+
+
+def prompt_of(model: Model, tokenizer: PreTrainedTokenizerBase) -> tuple[Prompt | None, AnswerOptions | None]:
+    """What stands around each text, and the options that are read behind it, checked; None where ``model`` has none.
+
+    Raises
+    ------
+    InputError
+        As :meth:`AnswerOptions.of`.
+    """
+    if model.options is None:
+        return None, None
+    if model.has_options:
+        options = AnswerOptions.of(model, tokenizer)
+        return options.prompt, options
+    prompt = Prompt.of(model.options, tokenizer)
+    _check_room(prompt, 0, model)
+    return prompt, None
+
+
+def _check_room(prompt: Prompt, behind: int, model: Model) -> None:
+    """Of one token at least for a text, between the prompt and the tokens ``behind`` it."""
+    least = len(prompt.fixed()) + 1 + behind
+    if least > model.max_tokens:
+        raise InputError(
+            f"the prompt alone leaves no room for a text in 'max_tokens' {model.max_tokens}",
+            where="model.options.prompt",
+            mend=f"shorten it, or set 'max_tokens' to {least} or more",
+        )

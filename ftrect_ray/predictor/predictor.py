@@ -6,8 +6,9 @@
 starts at the mean and its weights live on a unit scale. The variance objective leaves the level of f free;
 ``offset`` sets it afterwards, such that the mean residual over the model's own rows is zero.
 
-With answer options there is no linear layer: f(x) = Σ_k p_k v_k + offset, see ``options``. Training sees it
-standardised by the same ``center`` and ``spread``.
+Around a text there may be a prompt; then its last token's state is pooled. With answer options there is no linear
+layer: f(x) = Σ_k p_k v_k + offset, see ``options``. Training sees it standardised by the same ``center`` and
+``spread``.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ import numpy as np
 import peft
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from ftrect_ray.models import resolve_model
 from ftrect_ray.predictor import folder
 from ftrect_ray.predictor.head import Head, pool
-from ftrect_ray.predictor.options import AnswerOptions
+from ftrect_ray.predictor.options import AnswerOptions, prompt_of
+from ftrect_ray.predictor.prefix import LEAST, Prefix, behind, can_share, recomputes
 from ftrect_ray.predictor.pretrained import (
     adapt,
     check_fit,
@@ -37,8 +39,12 @@ from ftrect_ray.predictor.pretrained import (
     load_tokenizer,
     pooling_of,
 )
+from ftrect_ray.predictor.prompting import Prompt
 from ftrect_ray.predictor.tokens import Encoded, batches_by_tokens, collate, encode
 from ftrect_ray.study import Model
+
+#: Tokens of one forward pass unless told: on a processor larger batches leave its caches.
+BATCH_TOKENS = {"cpu": 2048, "cuda": 16_384}
 
 
 @dataclass(frozen=True)
@@ -101,12 +107,16 @@ class Predictor(nn.Module):
         model: Model,
         scale: Scale,
         base_digest: str,
+        prompt: Prompt | None = None,
         options: AnswerOptions | None = None,
     ) -> None:
         super().__init__()
         self.backbone, self.head, self.tokenizer = backbone, head, tokenizer
-        self.model, self.scale, self.base_digest, self.options = model, scale, base_digest, options
+        self.model, self.scale, self.base_digest = model, scale, base_digest
+        self.prompt, self.options = prompt, options
         self._takes = inspect.signature(self.base.forward).parameters
+        self.prefix = self._shared_beginning()
+        self._kept: DynamicCache | None = None
 
     # -------------------------------------------------------------------------------------------- making
 
@@ -137,16 +147,17 @@ class Predictor(nn.Module):
         revision = model.revision if tokenizer_from is None else None
         config = load_config(base, revision, model)
         tokenizer = load_tokenizer(tokenizer_from or base, revision, model.name)
-        options = None if model.options is None else AnswerOptions.of(model, tokenizer)
+        prompt, options = prompt_of(model, tokenizer)
         backbone = load_backbone(base, revision, model, config)
         check_fit(model, backbone, tokenizer)
-        model = model.model_copy(update={"pooling": pooling_of(model.pooling, backbone.config)})
+        layer = None if model.layer is None else int(backbone.config.num_hidden_layers)
+        model = model.model_copy(update={"pooling": pooling_of(model.pooling, backbone.config), "layer": layer})
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             head = None if options else _new_head(backbone.config.hidden_size)
             base_digest = digest_of(backbone)
             adapted = adapt(backbone, model)
-        return cls(adapted, head, tokenizer, model, scale, base_digest, options).eval()
+        return cls(adapted, head, tokenizer, model, scale, base_digest, prompt, options).eval()
 
     # --------------------------------------------------------------------------------------- saving, loading
 
@@ -189,7 +200,8 @@ class Predictor(nn.Module):
 
     def with_readout(self, head: Head, scale: Scale) -> Predictor:
         """Another readout on the same frozen backbone, which both then hold."""
-        return Predictor(self.backbone, head, self.tokenizer, self.model, scale, self.base_digest).eval()
+        parts = (self.tokenizer, self.model, scale, self.base_digest, self.prompt)
+        return Predictor(self.backbone, head, *parts).eval()
 
     def train(self, mode: bool = True) -> Predictor:
         """As in torch, but a backbone that is wholly frozen keeps its dropout off."""
@@ -207,34 +219,73 @@ class Predictor(nn.Module):
             return self.head(self.pooled(input_ids, attention_mask))
         options = self._answer_options
         kept = options.longest + 1
-        further: dict[str, Any] = {}
-        if "position_ids" in self._takes:  # a text begins at 0 wherever the padding ends
-            further["position_ids"] = (attention_mask.cumsum(1) - 1).clamp(min=0)
-        if "logits_to_keep" in self._takes:
-            further["logits_to_keep"] = kept
-        logits = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **further).logits
+        logits = self._read(input_ids, attention_mask, kept).logits
         return options.log_probabilities(logits[:, -kept:])
 
     def pooled(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """The features that the head reads, fp32 (n, hidden)."""
-        hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        return pool(hidden, attention_mask, self.model.pooling)
+        if self.prompt is None:
+            hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        else:
+            hidden = self._read(input_ids, attention_mask, 1).last_hidden_state
+        return pool(hidden, attention_mask[:, -hidden.shape[1] :], self.model.pooling)
+
+    def _read(self, ids: Tensor, mask: Tensor, logits: int) -> Any:
+        """What the backbone says of prompts, with the ``logits`` of so many last tokens.
+
+        Their beginning goes first. All ranks make two passes, whatever their rows begin with: ZeRO-3 needs that.
+        """
+        if "position_ids" not in self._takes:
+            return self._pass(ids, mask, logits)
+        positions = (mask.cumsum(1) - 1).clamp(min=0)  # a text begins at 0, and padding does not count
+        shared = len(self.prefix)
+        if not shared or (self.training and recomputes(self.base)):  # that keeps no keys and values
+            return self._pass(ids, mask, logits, position_ids=positions)
+        alike = self.prefix.begins(ids, mask)
+        past = self._kept if alike else None
+        if past is None:
+            rows = slice(1 if alike else None)
+            past = self._keys_and_values(*(x[rows, :shared] for x in (ids, mask, positions)))
+        return self._pass(ids[:, shared:], mask, logits, position_ids=positions[:, shared:], past_key_values=past)
+
+    def _keys_and_values(self, ids: Tensor, mask: Tensor, positions: Tensor) -> DynamicCache:
+        """Of the beginning of prompts, for the pass over what comes behind it."""
+        cache = DynamicCache(config=self.base.config)
+        self._pass(ids, mask, 1, position_ids=positions, past_key_values=cache)
+        return behind(cache)
+
+    def _pass(self, ids: Tensor, mask: Tensor, logits: int, **further: Any) -> Any:
+        if "logits_to_keep" in self._takes:  # as positions: a slice would be multiplied with a copy of W for each row
+            further["logits_to_keep"] = torch.arange(ids.shape[1] - logits, ids.shape[1], device=ids.device)
+        if "past_key_values" in further:
+            further["use_cache"] = True
+        return self.backbone(input_ids=ids, attention_mask=mask, **further)
+
+    def _shared_beginning(self) -> Prefix:
+        """That of all prompts, where it is worth a pass of its own and the model allows one."""
+        if self.prompt is None or not can_share(self.base, self._takes, self.model.max_tokens):
+            return Prefix()
+        return Prefix(self.prompt.beginning) if len(self.prompt.beginning) >= LEAST else Prefix()
 
     def encode(self, texts: Sequence[str | None]) -> Encoded:
-        """Token ids of each text, cut at ``model.max_tokens``; with answer options, of the prompt around it."""
-        if self.options is None:
+        """Token ids of each text, cut at ``model.max_tokens``; with a prompt, of the prompt around it."""
+        if self.prompt is None:
             return encode(self.tokenizer, texts, self.model.max_tokens)
-        return self.options.prompt.encode(texts, self.model.max_tokens - self.options.longest)
+        behind_it = 0 if self.options is None else self.options.longest
+        return self.prompt.encode(texts, self.model.max_tokens - behind_it)
 
     def collate(self, rows: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-        """What :meth:`forward` takes, from the tokens of some texts; no texts give one text of padding."""
-        pad = int(self.tokenizer.pad_token_id)
-        return collate(rows, pad) if self.options is None else self.options.collate(rows, pad)
+        """What :meth:`forward` takes, from the tokens of some texts; no texts give one text of padding.
+
+        Where prompts share their beginning, it fills the first columns; padding comes behind it.
+        """
+        own = collate if self.options is None else self.options.collate
+        return self.prefix.collate(rows, int(self.tokenizer.pad_token_id), own)
 
     def batches(self, tokens: Sequence[np.ndarray], batch_tokens: int) -> Iterator[np.ndarray]:
         """Positions of the texts that have tokens, for one :meth:`collate` each; see ``tokens.batches_by_tokens``."""
-        lengths = np.array([len(ids) for ids in tokens], dtype=np.int64)
-        return batches_by_tokens(lengths if self.options is None else self.options.rows_tokens(lengths), batch_tokens)
+        costs = self.prefix.costs(np.array([len(ids) for ids in tokens], dtype=np.int64))
+        return batches_by_tokens(costs if self.options is None else self.options.rows_tokens(costs), batch_tokens)
 
     def read(self, outputs: Tensor) -> Tensor:
         """Standardised predictions (n,) from what :meth:`forward` returns."""
@@ -242,14 +293,17 @@ class Predictor(nn.Module):
             return outputs
         return self.options.expected(outputs, self.scale.center, self.scale.spread)
 
-    def predict(self, texts: Sequence[str | None], batch_tokens: int = 8192) -> tuple[np.ndarray, list[str | None]]:
+    def predict(
+        self, texts: Sequence[str | None], batch_tokens: int | None = None
+    ) -> tuple[np.ndarray, list[str | None]]:
         """Predicted answers; a text that cannot be predicted costs its own row and no other.
 
         Parameters
         ----------
         texts : sequence of str or None, length n
-        batch_tokens : int
-            Padded tokens of one forward pass, at most (one long text may exceed it alone).
+        batch_tokens : int, optional
+            Padded tokens of one forward pass, at most (one long text may exceed it alone). Default: what the device
+            computes fastest.
 
         Returns
         -------
@@ -262,7 +316,7 @@ class Predictor(nn.Module):
         return scores.values, scores.errors
 
     def distribution(
-        self, texts: Sequence[str | None], batch_tokens: int = 8192
+        self, texts: Sequence[str | None], batch_tokens: int | None = None
     ) -> tuple[np.ndarray, list[str | None]]:
         """Probabilities of the K answer options, in the order of the study: float64 (n, K), and the errors.
 
@@ -273,13 +327,13 @@ class Predictor(nn.Module):
             raise _no_options()
         return scores.probabilities, scores.errors
 
-    def score(self, texts: Sequence[str | None], batch_tokens: int = 8192) -> Scores:
+    def score(self, texts: Sequence[str | None], batch_tokens: int | None = None) -> Scores:
         """All that one pass over ``texts`` tells; see :meth:`predict` for the arguments."""
         encoded = self.encode(texts)
         width = () if self.options is None else (len(self.options.codes),)
         return self.scores(self._through(self, encoded.tokens, batch_tokens, *width), encoded)
 
-    def features(self, tokens: Sequence[np.ndarray], batch_tokens: int) -> Tensor:
+    def features(self, tokens: Sequence[np.ndarray], batch_tokens: int | None = None) -> Tensor:
         """What the head reads of texts given as token ids: fp32 (n, hidden) on the CPU, NaN where there are none."""
         return self._through(self.pooled, tokens, batch_tokens, int(self.base.config.hidden_size))
 
@@ -298,15 +352,26 @@ class Predictor(nn.Module):
 
     @torch.inference_mode()
     def _through(
-        self, step: Callable[[Tensor, Tensor], Tensor], tokens: Sequence[np.ndarray], batch_tokens: int, *width: int
+        self,
+        step: Callable[[Tensor, Tensor], Tensor],
+        tokens: Sequence[np.ndarray],
+        batch_tokens: int | None,
+        *width: int,
     ) -> Tensor:
         """What ``step`` says of each text, fp32 (n, *width) on the CPU; NaN where there are no tokens."""
         device = next(self.parameters()).device
         self.eval()
         found = torch.full((len(tokens), *width), torch.nan)
-        for rows in self.batches(tokens, batch_tokens):
-            ids, mask = self.collate([tokens[i] for i in rows])
-            found[rows] = step(ids.to(device), mask.to(device)).float().cpu()
+        if len(self.prefix):
+            beginning = self.prefix.tokens[None].to(device)
+            places = torch.arange(len(self.prefix), device=device)[None]
+            self._kept = self._keys_and_values(beginning, torch.ones_like(beginning), places)
+        try:
+            for rows in self.batches(tokens, batch_tokens or BATCH_TOKENS[device.type]):
+                ids, mask = self.collate([tokens[i] for i in rows])
+                found[rows] = step(ids.to(device), mask.to(device)).float().cpu()
+        finally:
+            self._kept = None
         return found
 
     @property

@@ -34,7 +34,7 @@ from transformers.utils import logging as transformers_logging
 
 from ftrect_ray.errors import InputError, near_match
 from ftrect_ray.models import resolve_model
-from ftrect_ray.predictor.options import AnswerOptions
+from ftrect_ray.predictor.options import prompt_of
 from ftrect_ray.study import Lora, Model
 
 #: Fields of ``peft.LoraConfig`` that have a name of their own in the study file.
@@ -67,7 +67,8 @@ def load_config(base: str, revision: str | None, model: Model) -> Any:
     Raises
     ------
     InputError
-        It does not load, is no encoder or causal model of text, or is an encoder where there are answer options.
+        It does not load, is no encoder or causal model of text, is an encoder where there is a prompt, or does not
+        have ``model.layer``.
     """
     try:
         config = AutoConfig.from_pretrained(base, revision=revision, trust_remote_code=False)
@@ -81,11 +82,11 @@ def load_config(base: str, revision: str | None, model: Model) -> Any:
         )
     if model.options is not None and not is_causal(config):
         raise InputError(
-            f"answer options need a causal language model; {model.name!r} ({config.model_type}) is an encoder",
+            f"a prompt needs a causal language model; {model.name!r} ({config.model_type}) is an encoder",
             where="model.options",
             mend="name a causal language model, or leave 'options' out",
         )
-    if model.options is not None and config.model_type in PADDED_WRONGLY:
+    if model.has_options and config.model_type in PADDED_WRONGLY:
         raise InputError(
             f"answer options need a model that skips padding; {model.name!r} ({config.model_type}) does not",
             where="model.options",
@@ -93,7 +94,45 @@ def load_config(base: str, revision: str | None, model: Model) -> Any:
         )
     if hasattr(config, "use_cache"):
         config.use_cache = False
+    for name, value in of_first_layers(config, model).items():
+        setattr(config, name, value)
     return config
+
+
+def of_first_layers(config: Any, model: Model) -> dict[str, Any]:
+    """Fields of ``config`` that make it that of the layers below ``model.layer`` alone; none where it is None.
+
+    Raises
+    ------
+    InputError
+        There is no such layer, or the model is not a list of layers.
+    """
+    if model.layer is None:
+        return {}
+    layers = getattr(config, "num_hidden_layers", None)
+    if not isinstance(layers, int):
+        raise _no_list_of_layers(model)
+    if not -layers <= model.layer <= layers:
+        raise InputError(
+            f"'layer' is {model.layer}, but {model.name!r} has {layers} hidden layers",
+            where="model.layer",
+            mend=f"give a number from 0 (embeddings) to {layers}, or from -{layers} to -1",
+        )
+    kept = model.layer % layers if model.layer < 0 else model.layer
+    lists = {name: value[:kept] for name, value in vars(config).items() if _one_each(value, layers)}
+    return {**lists, "num_hidden_layers": kept}
+
+
+def _one_each(value: Any, layers: int) -> bool:
+    return isinstance(value, list) and len(value) == layers
+
+
+def _no_list_of_layers(model: Model) -> InputError:
+    return InputError(
+        f"{model.name!r} is not a list of hidden layers of which the first could be taken",
+        where="model.layer",
+        mend="leave 'layer' out, or name another model",
+    )
 
 
 def is_causal(config: Any) -> bool:
@@ -116,8 +155,8 @@ def pooling_of(setting: str, config: Any) -> str:
 def load_backbone(
     base: str, revision: str | None, model: Model, config: Any, *, device: str | None = None
 ) -> PreTrainedModel:
-    """The weights at ``base`` (folder or Hugging Face id) in fp32, complete: hidden layers, or with answer options
-    the whole language model.
+    """The weights at ``base`` (folder or Hugging Face id) in fp32, complete: the hidden layers that ``config`` has, or
+    with answer options the whole language model.
 
     Inside transformers' ``HfDeepSpeedConfig`` of stage 3 every rank holds its part of each parameter only; all ranks
     must then call it, and the number format is that of the DeepSpeed configuration. On the ``device`` "meta" no
@@ -128,7 +167,7 @@ def load_backbone(
     InputError
         It does not load, or lacks weights.
     """
-    kind: Any = AutoModel if model.options is None else AutoModelForCausalLM
+    kind: Any = AutoModelForCausalLM if model.has_options else AutoModel
     try:
         with quiet():
             backbone, info = kind.from_pretrained(
@@ -147,12 +186,16 @@ def load_backbone(
         missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
         if missing:
             raise ValueError(f"its weights lack {missing[0]!r} and {len(missing) - 1} more")
-        if surplus := _of_left_out_layers(info["unexpected_keys"], backbone):
+        surplus = _of_left_out_layers(info["unexpected_keys"], backbone)
+        if surplus and model.layer is None:
             raise ValueError(f"its weights have {surplus[0]!r}, a layer that the configuration leaves out")
     except LOADING as error:
         raise _cannot_load(model, error) from None
     if getattr(backbone, "pooler", None) is not None:
         backbone.pooler = None  # BERT's [CLS] layer is not on the path to the readout
+    lists = [module for module in backbone.modules() if isinstance(module, nn.ModuleList)]
+    if model.layer is not None and config.num_hidden_layers not in map(len, lists):
+        raise _no_list_of_layers(model)
     return backbone
 
 
@@ -253,8 +296,7 @@ def check_model(model: Model) -> None:
     base = resolve_model(model.name, model.revision)
     config = load_config(base, model.revision, model)
     tokenizer = load_tokenizer(base, model.revision, model.name)
-    if model.options is not None:
-        AnswerOptions.of(model, tokenizer)
+    prompt_of(model, tokenizer)
     backbone = load_backbone(base, model.revision, model, config, device="meta")
     check_fit(model, backbone, tokenizer)
     if model.adapter == "lora":

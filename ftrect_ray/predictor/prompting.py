@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import takewhile
 from typing import Any
 
@@ -22,6 +23,8 @@ from ftrect_ray.study import Options
 
 FIELD = "{text}"
 TEXT, ANSWER = "\ue000text\ue000", "\ue000answer\ue000"  # marks of private use, that no template changes
+#: Texts that a tokenizer joins in different ways with what stands before them.
+UNLIKE = (*"a.,'/(<_0é日🙂\n\t", "The", " a", "  ", "12", "\n\n")
 #: Templates write today's date; a model that is loaded tomorrow must read the same prompt.
 DATE = "2025-01-01"
 SAME_DAY = f"{{% macro strftime_now(form) %}}{DATE}{{% endmacro %}}"
@@ -81,6 +84,13 @@ class Prompt:
     def fixed(self) -> list[int]:
         """Tokens of the prompt without a text."""
         return [*self.opening, *self._ids(self.before + self.after)]
+
+    @cached_property
+    def beginning(self) -> np.ndarray:
+        """Tokens that the prompt begins with whatever the text, int64; a text can join the last of those before it."""
+        encoded = self._tokenise([self.before + text + self.after for text in UNLIKE])["input_ids"]
+        shared = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*encoded, strict=False))
+        return np.array([*self.opening, *(tokens[0] for tokens in shared)], dtype=np.int64)
 
     def continuation(self, answer: str) -> tuple[int, ...]:
         """Tokens of an answer as they follow the prompt.

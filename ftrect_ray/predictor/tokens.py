@@ -69,18 +69,22 @@ def refusal(text: object) -> str | None:
     return None
 
 
-def collate(rows: Sequence[np.ndarray], pad: int) -> tuple[Tensor, Tensor]:
-    """Right-padded ``input_ids`` and ``attention_mask``, int64 (n, longest).
+def collate(
+    rows: Sequence[np.ndarray], pad: int, *, width: int | None = None, left: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Padded ``input_ids`` and ``attention_mask``, int64 (n, ``width`` or longest), padding on the right or ``left``.
 
     No rows give one row of padding: a rank without work must still join the others' collective calls.
     """
     rows = rows or [np.array([pad], dtype=np.int64)]
-    lengths = torch.tensor([len(ids) for ids in rows])
-    ids = torch.full((len(rows), int(lengths.max())), pad, dtype=torch.long)
+    width = max(map(len, rows)) if width is None else width
+    ids = torch.full((len(rows), width), pad, dtype=torch.long)
+    mask = torch.zeros_like(ids)
     for row, tokens in enumerate(rows):
-        ids[row, : len(tokens)] = torch.from_numpy(tokens)
-    mask = torch.arange(ids.shape[1])[None, :] < lengths[:, None]
-    return ids, mask.long()
+        place = slice(width - len(tokens), width) if left else slice(len(tokens))
+        ids[row, place] = torch.from_numpy(tokens)
+        mask[row, place] = 1
+    return ids, mask
 
 
 def batches_by_tokens(lengths: np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:

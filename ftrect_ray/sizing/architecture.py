@@ -22,7 +22,16 @@ from ftrect_ray.models import HUB_ID, MAX_ID_CHARACTERS
 from ftrect_ray.predictor import Predictor, Scale
 from ftrect_ray.predictor.head import Head
 from ftrect_ray.predictor.options import AnswerOptions
-from ftrect_ray.predictor.pretrained import LOADING, adapt, first_line, is_causal, load_config, pooling_of, quiet
+from ftrect_ray.predictor.pretrained import (
+    LOADING,
+    adapt,
+    first_line,
+    is_causal,
+    load_config,
+    of_first_layers,
+    pooling_of,
+    quiet,
+)
 from ftrect_ray.predictor.prompting import Prompt
 from ftrect_ray.sizing.presets import PRESETS
 from ftrect_ray.study import Model
@@ -66,7 +75,10 @@ def config_of(model: Model) -> Any:
     name = model.name
     if name in PRESETS:
         fields = dict(PRESETS[name].config)
-        return AutoConfig.for_model(fields.pop("model_type"), use_cache=False, **fields)
+        config = AutoConfig.for_model(fields.pop("model_type"), use_cache=False, **fields)
+        for field, value in of_first_layers(config, model).items():
+            setattr(config, field, value)
+        return config
     if os.path.isdir(name):
         if not (Path(name) / "config.json").is_file():
             raise InputError(f"model folder {name!r} has no config.json", where="--model")
@@ -102,12 +114,13 @@ def skeleton(config: Any, model: Model) -> Predictor:
         )
     if model.options is not None and not is_causal(config):
         raise InputError(
-            f"answer options need a causal language model; {model.name!r} is an encoder",
+            f"a prompt needs a causal language model; {model.name!r} is an encoder",
             where="--options",
             mend="leave it out",
         )
-    kind: Any = AutoModel if model.options is None else AutoModelForCausalLM
-    options = None if model.options is None else _options(model.options.answers, model.max_tokens)
+    kind: Any = AutoModelForCausalLM if model.has_options else AutoModel
+    answers = model.options.answers if model.options is not None and model.has_options else None
+    options = None if answers is None else _options(answers, model.max_tokens)
     try:
         with torch.device("meta"), quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of names that PEFT uses and transformers 6 will change
@@ -121,7 +134,7 @@ def skeleton(config: Any, model: Model) -> Predictor:
             f"the model {model.name!r} cannot be built from its configuration: {first_line(error)}", where="--model"
         ) from None
     model = model.model_copy(update={"pooling": pooling_of(model.pooling, config)})
-    return Predictor(adapted, head, cast(PreTrainedTokenizerBase, None), model, Scale(), "", options)
+    return Predictor(adapted, head, cast(PreTrainedTokenizerBase, None), model, Scale(), "", None, options)
 
 
 def _options(answers: Mapping[str, float], max_tokens: int) -> AnswerOptions:

@@ -129,7 +129,7 @@ def test_a_host_can_be_too_small(ftrect: Any, only_config: Path) -> None:
         (("--model", "7b", *MACHINE, "--adapter", "head", "--options", "3"), "'--options' has no head to train"),
         (("--model", "7b", *MACHINE, "--zero-stage", "1", "--offload", "parameters"), "offloaded at stage 3 only"),
         (("--model", "minilm", *MACHINE, "--tokens", "600"), "'minilm' reads 512 tokens at most; got 600"),
-        (("--model", "minilm", *MACHINE, "--options", "3"), "answer options need a causal language model"),
+        (("--model", "minilm", *MACHINE, "--options", "3"), "a prompt needs a causal language model"),
         (("--model", "no such!", *MACHINE), "neither a preset nor a named model nor a folder nor a Hugging Face id"),
         (("--model", "", *MACHINE), "'--model' must not be empty"),
     ],

@@ -16,6 +16,7 @@ from ftrect_ray.finetune.opening import open_fit
 from ftrect_ray.finetune.pilot import PilotSpec, measure
 from ftrect_ray.finetune.spec import Coefficients, Rows
 from ftrect_ray.predictor import Predictor
+from ftrect_ray.study import Options
 
 CPU = torch.device("cpu")
 
@@ -141,6 +142,26 @@ def test_the_order_of_computing_changes_no_bit(tiny_bert: Path, make_spec, tmp_p
     for path in tmp_path.rglob("*.arrow"):
         path.write_bytes(b"broken")
     assert np.array_equal(fitted(cached).predict(spec.stop.texts), alone)
+
+
+def test_a_prompts_features_are_the_same_bits_in_any_company(tiny_llama: Path, make_spec, tmp_path: Path) -> None:
+    """Of the first layer, read at the last token of a prompt whose beginning is computed once."""
+    words = "the film was good i love it the plot was bad i hate it the actor was dull"
+    spec = make_spec(tiny_llama, adapter="head", layer=1, options=Options(prompt=words + " {text} it was"))
+    spec = replace(spec, model=spec.model.model_copy(update={"max_tokens": 40}))
+    with pytest.raises(InputError, match="reads 32 tokens at most"):
+        fitted(spec)
+    spec = replace(spec, model=spec.model.model_copy(update={"max_tokens": 32}))
+    whole = fitted(spec)
+    assert len(whole.predictor.prefix) == 18
+    assert len(whole.predictor.base.layers) == 1
+    cached = replace(spec, cache=str(tmp_path))
+    fitted(replace(cached, train=spec.train.take(np.arange(5, 14)), stop=spec.stop.take(np.arange(3))))
+    again = fitted(cached)
+    assert np.array_equal(again.predict(spec.stop.texts), whole.predict(spec.stop.texts))
+    again.save_model(tmp_path / "model")
+    loaded = Predictor.load(tmp_path / "model")
+    np.testing.assert_allclose(loaded.predict(spec.stop.texts)[0], whole.predict(spec.stop.texts), atol=1e-5)
 
 
 def test_unusable_texts_are_left_out_and_two_rows_are_needed(tiny_bert: Path, make_spec) -> None:

@@ -199,4 +199,4 @@ def test_a_named_model_in_the_cache_is_held_against_the_settings(
     place(MODELS["minilm"]).parent.mkdir(parents=True)
     place(MODELS["minilm"]).symlink_to(tiny_bert)
     [error] = check_base(asked)
-    assert "answer options need a causal language model" in str(error)
+    assert "a prompt needs a causal language model" in str(error)

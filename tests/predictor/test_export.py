@@ -88,6 +88,34 @@ def test_answer_options_without_this_package(
     assert "offset = 0.25" in (tmp_path / "out" / "README.md").read_text()
 
 
+@pytest.mark.parametrize(
+    ("adapter", "answers", "layer"), [("head", {}, None), ("head", {"good": 1, "bad": 0}, 1), ("lora", {}, 1)]
+)
+@pytest.mark.parametrize("prompted", [True, False])
+@pytest.mark.parametrize("merge", [False, True])
+def test_a_prompted_head_on_the_first_layers_without_this_package(
+    adapter: str,
+    answers: dict[str, float],
+    layer: int | None,
+    prompted: bool,
+    merge: bool,
+    make_model_run: MakeModelRun,
+    tiny_llama: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options = Options(prompt="the film {text} was", answers=answers) if prompted else None
+    storage = make_model_run(tiny_llama, adapter=adapter, options=options, layer=layer)
+    texts = ["good", "bad actor", "love it"]
+    expected, _ = Predictor.load(storage.path("model", "fold-0")).predict(texts)
+    export(storage.root, tmp_path / "out", merge=merge)
+    assert np.ptp(expected) > 0.01
+    again = Predictor.load(tmp_path / "out")
+    assert again.base.config.num_hidden_layers == (layer or 2)
+    np.testing.assert_allclose(again.predict(texts)[0], expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(outside(tmp_path / "out", texts, monkeypatch), expected, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("merge", [False, True])
 def test_half_precision(merge: bool, make_model_run: MakeModelRun, tiny_llama: Path, tmp_path: Path) -> None:
     storage = make_model_run(tiny_llama, adapter="lora")

@@ -208,7 +208,7 @@ def test_certainty_of_the_longer_option_keeps_the_shorter_finite() -> None:
 
 
 def test_an_encoder_has_no_options(tiny_bert: Path) -> None:
-    with pytest.raises(InputError, match=r"answer options need a causal language model; .* \(bert\) is an encoder"):
+    with pytest.raises(InputError, match=r"a prompt needs a causal language model; .* \(bert\) is an encoder"):
         _predictor(tiny_bert, "{text}", {"good": 1, "bad": 0}, max_tokens=16)
 
 

@@ -110,5 +110,5 @@ def test_more_tokens_than_the_model_reads() -> None:
 
 def test_answer_options_of_an_encoder() -> None:
     model = Model(name="minilm", options=Options(prompt="{text}", answers={"a": 1, "b": 2}))
-    with pytest.raises(InputError, match="answer options need a causal language model"):
+    with pytest.raises(InputError, match="a prompt needs a causal language model"):
         skeleton(config_of(model), model)
