@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from ftrect_ray.finetune.ridge import PENALTIES, _System, fit_readout
+from ftrect_ray.finetune.ridge import PENALTIES, _of_influences, _of_the_mean, _System, fit_readout
 
 OBJECTIVES = ["variance", "mse", "coefficient", "trace", "determinant"]
 
@@ -99,6 +99,39 @@ def test_leave_one_out_is_that_of_fits_without_the_row(objective, n, p):
     for penalty, residuals in zip(penalties, found, strict=True):
         brute = np.array([without(objective, x, t, w, penalty, i) for i in range(n)])
         np.testing.assert_allclose(residuals, brute, atol=1e-8 * np.abs(brute).max())
+
+
+@pytest.mark.parametrize("duplicates", [False, True])
+@pytest.mark.parametrize(("n", "p"), [(50, 200), (40, 41), (41, 40), (31, 30), (30, 31), (200, 50), (5, 3)])
+@pytest.mark.parametrize("objective", ["variance", "mse"])
+def test_for_the_mean_the_short_way_gives_what_the_long_one_does(objective, n, p, duplicates):
+    """Features of singular values from 1 to 1e-4; rows that stand twice take directions away."""
+    rng = np.random.default_rng(n)
+    x = rng.normal(size=(n, p)) @ (np.logspace(0, -4, p)[:, None] * rng.normal(size=(p, p)))
+    if duplicates:
+        x[: n // 3] = x[-(n // 3) :]
+    z = standardised(x)
+    t, w = z[:, 0] + rng.normal(size=n), np.ones((n, 1))
+    short, long = _of_the_mean(objective, z, t, w), _of_influences(objective, z, t, w)
+    np.testing.assert_allclose(z @ short.slopes, z @ long.slopes, atol=1e-10 * t.std())
+    for field in ("penalty", "loss", "left_out"):
+        assert getattr(short, field) == pytest.approx(getattr(long, field), rel=1e-10)
+    assert short.level == pytest.approx(long.level, abs=1e-12)
+
+
+@pytest.mark.parametrize(("n", "p"), [(20, 100), (30, 29), (60, 10)])
+def test_for_the_mean_the_smallest_penalty_is_still_exact(n, p, monkeypatch):
+    x, t, w = problem(n, p, 0, seed=3)
+    monkeypatch.setattr("ftrect_ray.finetune.ridge.PENALTIES", PENALTIES[:1])
+    found = fit_readout("mse", x, t, w)
+    brute = [without("mse", standardised(x), t, w, found.penalty, i)[0] for i in range(n)]
+    assert found.left_out == pytest.approx(np.mean(np.square(brute)), rel=1e-6)
+
+
+def test_penalties_that_leave_the_same_out_are_equal_and_the_largest_is_taken():
+    """Of two rows, each is predicted by the other's answer, whatever the penalty."""
+    x, t, w = problem(2, 5, 0)
+    assert fit_readout("variance", x, t, w).penalty == pytest.approx(10 * PENALTIES[-1])
 
 
 def test_the_penalty_is_the_candidate_that_leaving_rows_out_likes_best():
