@@ -214,6 +214,6 @@ def resources() -> Resources:
     return Resources(tuple(Node(float(have.get("CPU", 0)), float(have.get("GPU", 0))) for have in alive))
 
 
-def layout_for(study: Study, finetunes: int) -> Layout:
+def layout_for(study: Study, finetunes: int, candidates: int = 1) -> Layout:
     """:func:`ftrect_ray.layout.plan_resources` for the connected cluster."""
-    return plan_resources(study.training, study.pilots, study.inference, finetunes, resources())
+    return plan_resources(study.training, study.pilots, study.inference, finetunes, resources(), candidates)

@@ -71,12 +71,15 @@ class Layout:
     Attributes
     ----------
     gpus_per_worker : int
-        Of a training worker, and as many for a pilot and for a predicting actor.
+        Of a training worker, and as many for a predicting actor.
+    gpus_per_pilot : float
+        A share of one, or a whole number.
     finetunes_in_parallel, pilot_slots, inference_actors : int
         How many at once.
     """
 
     gpus_per_worker: int
+    gpus_per_pilot: float
     finetunes_in_parallel: int
     pilot_slots: int
     inference_actors: int
@@ -118,7 +121,12 @@ def _amount(cpus: float, gpus: float) -> str:
 
 
 def plan_resources(
-    training: Training, pilots: Pilots | None, inference: Inference, finetunes: int, resources: Resources
+    training: Training,
+    pilots: Pilots | None,
+    inference: Inference,
+    finetunes: int,
+    resources: Resources,
+    candidates: int = 1,
 ) -> Layout:
     """Spread the stages, which run one after the other, over a cluster.
 
@@ -126,6 +134,8 @@ def plan_resources(
     ----------
     finetunes : int
         Final fine-tunes; 0 where the design has none.
+    candidates : int
+        Models that the pilots compare.
 
     Raises
     ------
@@ -139,20 +149,25 @@ def plan_resources(
             mend="set training.gpus_per_worker=auto or 0, or add nodes with GPUs",
         )
     worker = (training.cpus_per_worker, gpus_per_worker)
-    trials = len(pilots.sizes) * pilots.seeds if pilots else 0
-    pilot = actor = (1, gpus_per_worker)
+    actor, pilot, trials = (1, gpus_per_worker), (1, float(gpus_per_worker)), 0
+    if pilots is not None:
+        gpus_per_pilot = gpus_per_worker if pilots.gpus_per_pilot == "auto" else pilots.gpus_per_pilot
+        pilot, trials = (pilots.cpus_per_pilot, float(gpus_per_pilot)), pilots.fits * candidates
     actors = max(1, resources.capacity(*actor)) if inference.actors == "auto" else inference.actors
 
     demands = []
     if finetunes:
         demands.append(Demand("fine-tune", "worker", training.workers, *worker, "training.workers"))
     if trials:
-        demands.append(Demand("pilots", "pilot", 1, *pilot, "pilots"))
+        demands.append(
+            Demand("pilots", "pilot", 1, *pilot, "pilots.gpus_per_pilot" if pilot[1] else "pilots.cpus_per_pilot")
+        )
     demands.append(Demand("predict", "actor", actors, *actor, "inference.actors"))
     check_feasible(demands, resources)
 
     return Layout(
         gpus_per_worker=gpus_per_worker,
+        gpus_per_pilot=pilot[1],
         finetunes_in_parallel=min(finetunes, resources.capacity(*worker) // training.workers),
         pilot_slots=min(trials, resources.capacity(*pilot)),
         inference_actors=actors,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -172,15 +173,16 @@ class Lora(Part):
 
 
 class Options(Part):
-    """Read the answer off the probabilities of its options after a prompt. There is no head: it works untrained.
+    """A prompt around each text, and the answer read off the probabilities of its options, which works untrained.
 
     ``prompt``: with one ``{text}`` field; a text that is too long is cut inside it. ``answers``: options as the model
-    would write them, and the number that each stands for. ``system``: the system message, where there is a chat
-    template. ``chat``: put the prompt into the tokenizer's chat template; ``auto``, where it has one.
+    would write them, and the number that each stands for. Without them, and always with ``adapter: head``, a regression
+    head reads the hidden state of the prompt's last token instead. ``system``: the system message, where there is a
+    chat template. ``chat``: put the prompt into the tokenizer's chat template; ``auto``, where it has one.
     """
 
     prompt: Annotated[str, Field(min_length=1, max_length=20_000)]
-    answers: Annotated[dict[str, float], Field(min_length=2, max_length=200)]
+    answers: Annotated[dict[str, float], Field(max_length=200)] = {}
     system: str | None = None
     chat: Literal["auto", "yes", "no"] = "auto"
 
@@ -205,7 +207,7 @@ class Options(Part):
             raise ValueError("an option of 'answers' is empty")
         if len({option.strip() for option in self.answers}) < len(self.answers):
             raise ValueError(f"two options of 'answers' differ in blanks only; got {list(self.answers)}")
-        if len(set(self.answers.values())) < 2:
+        if self.answers and len(set(self.answers.values())) < 2:
             raise ValueError("'answers' must stand for at least two different numbers")
         return self
 
@@ -217,7 +219,9 @@ class Model(Part):
     ``pooling``: the mean over tokens (encoders) or the last token (causal models); ``auto`` looks at the model.
     ``max_tokens``: longer texts are cut, and the report says how many were.
     ``freeze_embeddings``: with few labels the embedding table learns nothing, and it is half of a small model.
-    ``options``: read the answer off its options' probabilities (causal models) instead of by a regression head.
+    ``options``: put a prompt around each text (causal models), and read the answer off its options' probabilities.
+    ``layer``: the regression head reads the states of this hidden layer (0: embeddings, -1: the last but one, default:
+    the last); those above are left out. The middle ones often know more, and cost less.
     """
 
     name: Annotated[str, Field(min_length=1, max_length=300)] = "minilm"
@@ -228,25 +232,47 @@ class Model(Part):
     max_tokens: Annotated[int, Field(ge=8, le=131_072)] = 128
     freeze_embeddings: bool = True
     options: Options | None = None
+    layer: int | None = None
 
     @model_validator(mode="after")
-    def _something_trains(self) -> Model:
-        if self.options is not None and self.adapter == "head":
-            raise ValueError("'options' has no head to train: set 'adapter' to lora or full")
+    def _one_readout(self) -> Model:
+        if self.options is not None and not self.has_options and self.pooling == "mean":
+            raise ValueError("the head reads the prompt's last token: leave 'pooling: mean' out, or 'options'")
+        if self.layer is not None and self.has_options:
+            raise ValueError("'layer' is for a head: set 'adapter: head', or leave 'options.answers' or 'layer' out")
         return self
+
+    @property
+    def has_answers(self) -> bool:
+        """Whether the model can be asked untrained: its prompt has answers to choose from."""
+        return self.options is not None and bool(self.options.answers)
+
+    @property
+    def has_options(self) -> bool:
+        """Whether the answer is read off the probabilities of options, and not by a regression head."""
+        return self.has_answers and self.adapter != "head"
 
 
 class Pilots(Part):
     """Small fine-tunes that measure the scaling law inside the label budget.
 
+    ``scheme``: ``shared``: all at once, measured on one set of labels that none of them trains on; ``ramp-up``: the
+    same size after size, until the fitted law says that a longer fine-tune would not pay; ``cross-validated``: no such
+    set, the labels of each size are cut into ``folds`` and measured by models of the other folds.
     ``sizes``: labels that one pilot consumes (its early-stopping rows included); nested subsets.
     ``seeds``: repetitions of each size with another nested order.
     ``validation``: labels on which the residual variance is measured; default a quarter of the budget.
+    ``cpus_per_pilot``, ``gpus_per_pilot``: what one holds under Ray Tune, a share of a GPU say; ``auto``: what a
+    training worker has.
     """
 
+    scheme: Literal["shared", "ramp-up", "cross-validated"] = "shared"
     sizes: Annotated[list[Annotated[int, Field(ge=10)]], Field(min_length=1)] = [50, 100, 300]
     seeds: Annotated[int, Field(ge=1, le=100)] = 2
     validation: Annotated[int, Field(ge=20)] | None = None
+    folds: Annotated[int, Field(ge=2, le=20)] = 5
+    cpus_per_pilot: Count = 1
+    gpus_per_pilot: Literal["auto"] | Annotated[float, Field(ge=0, le=8)] = "auto"
     max_failures: Annotated[int, Field(ge=0)] = 1
 
     @field_validator("sizes")
@@ -255,6 +281,33 @@ class Pilots(Part):
         if sorted(set(sizes)) != sizes:
             raise ValueError(f"must increase strictly; got {sizes}")
         return sizes
+
+    @field_validator("gpus_per_pilot")
+    @classmethod
+    def _a_share_or_whole(cls, gpus: float | str) -> float | str:
+        if isinstance(gpus, float) and gpus > 1 and gpus != int(gpus):
+            raise ValueError(f"must be a share of one GPU or a whole number of them; got {gpus:g}")
+        return gpus
+
+    @model_validator(mode="after")
+    def _scheme_has_its_sizes(self) -> Pilots:
+        if self.scheme == "ramp-up" and len(self.sizes) < 3:
+            raise ValueError(
+                f"'scheme: ramp-up' needs three 'sizes' or more, for the law has three parameters; got {self.sizes}"
+            )
+        if self.scheme == "cross-validated":
+            if self.validation is not None:
+                raise ValueError("'scheme: cross-validated' holds no labels for 'validation': leave it out")
+            if self.sizes[0] < 2 * self.folds:
+                raise ValueError(
+                    f"{self.folds} 'folds' of the smallest of 'sizes' {self.sizes} hold fewer than 2 labels"
+                )
+        return self
+
+    @property
+    def fits(self) -> int:
+        """Fine-tunes of one model, where no size is left out."""
+        return len(self.sizes) * self.seeds * (self.folds if self.scheme == "cross-validated" else 1)
 
 
 class Training(Part):
@@ -317,6 +370,25 @@ class Inference(Part):
     max_error_share: Annotated[float, Field(ge=0, le=1)] = 0.2
 
 
+class Candidate(Part):
+    """One of several models that the pilots compare. ``training``: its own; default the study's."""
+
+    model: Model
+    training: Training | None = None
+
+
+def _short_name(name: str) -> str:
+    """It becomes a part of pilots' names."""
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}", name) is None:
+        raise ValueError(
+            f"a candidate's name has letters, digits, '_' and '-', 32 at most, first a letter or digit; got {name!r}"
+        )
+    return name
+
+
+CandidateName = Annotated[str, AfterValidator(_short_name)]
+
+
 class Study(Part):
     """One study: a table, a question, a model, a budget of human answers.
 
@@ -326,6 +398,8 @@ class Study(Part):
     ``design``: how the labels are spent; ``auto`` compares the predicted variances after the pilots.
     ``folds``: folds of ``design: crossfit``. ``max_finetunes``: what ``auto`` may spend on final fine-tunes.
     ``finetune_labels``: labels that train under ``split`` and ``recycle``; default the law's s*.
+    ``candidates``: several models, by names of your own, instead of ``model``: pilots measure each, and the plan says
+    which of them to fine-tune on how many labels.
     ``objective``: what the fine-tune minimises on its labels: the residual variance Var(Y − f), the mean square (to
     compare), or for a regression target what its interval pays for: the variance of one ``coefficient``, or of all of
     them by ``trace`` or ``determinant``.
@@ -342,6 +416,7 @@ class Study(Part):
     max_finetunes: Annotated[int, Field(ge=0, le=20)] = 2
     finetune_labels: Annotated[int, Field(ge=10)] | None = None
     model: Model = Model()
+    candidates: Annotated[dict[CandidateName, Candidate], Field(min_length=1, max_length=20)] | None = None
     objective: Literal["variance", "mse", "coefficient", "trace", "determinant"] = "variance"
     pilots: Pilots | None = Pilots()
     training: Training = Training()
@@ -355,7 +430,7 @@ class Study(Part):
             raise ValueError("'design: auto' needs 'pilots', or name a design")
         if self.design in ("split", "recycle") and self.pilots is None and self.finetune_labels is None:
             raise ValueError(f"'design: {self.design}' without 'pilots' needs 'finetune_labels'")
-        if self.design == "rectify-only" and self.data.prediction is None and self.model.options is None:
+        if self.design == "rectify-only" and self.data.prediction is None and not self.model.has_answers:
             raise ValueError(
                 "'design: rectify-only' needs 'data.prediction', the column with the predictions, or 'model.options', "
                 "a prompt that an untrained model answers"
@@ -364,8 +439,6 @@ class Study(Part):
             raise ValueError(f"'objective: {self.objective}' is for regression targets, not for {self.target.kind}")
         if self.objective == "coefficient" and getattr(self.target, "coefficient", None) is None:
             raise ValueError("'objective: coefficient' needs 'target.coefficient', the feature of interest")
-        if self.model.adapter == "head" and self.training.zero_stage == 3:
-            raise ValueError("'adapter: head' is fitted in closed form; 'zero_stage: 3' has no weights to partition")
         if self.population == "finite":
             if self.design not in ("crossfit", "rectify-only", "classical"):
                 raise ValueError("'population: finite' needs 'design: crossfit', 'rectify-only' or 'classical'")
@@ -374,6 +447,39 @@ class Study(Part):
                     "'population: finite' goes with simple or stratified labels, not with weight or cluster"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _models_can_be_compared(self) -> Study:
+        if self.candidates is not None:
+            if self.model != Model():
+                raise ValueError("give 'model' or 'candidates', not both: list the model among the candidates")
+            if self.pilots is None or self.design in ("rectify-only", "classical"):
+                raise ValueError(
+                    "'candidates' are compared by pilots: give 'pilots' and a design that fine-tunes, "
+                    "or name one 'model'"
+                )
+        for name, contender in self.contenders.items():
+            if contender.model.adapter == "head" and contender.training.zero_stage == 3:
+                of = f" of candidate {name!r}" if name else ""
+                raise ValueError(
+                    f"'adapter: head'{of} is fitted in closed form; 'zero_stage: 3' has no weights to partition"
+                )
+        return self
+
+    @property
+    def contenders(self) -> dict[str, Study]:
+        """The study for each model that it may fine-tune, by the candidate's name; ``""`` where there is one model."""
+        if self.candidates is None:
+            return {"": self}
+        return {name: self.with_candidate(name) for name in self.candidates}
+
+    def with_candidate(self, name: str) -> Study:
+        """The study as if the candidate ``name`` were its only model; itself where it has no such candidate."""
+        if self.candidates is None or name not in self.candidates:
+            return self
+        candidate = self.candidates[name]
+        training = candidate.training or self.training
+        return self.model_copy(update={"model": candidate.model, "training": training, "candidates": None})
 
 
 def digest(value: Any) -> str:

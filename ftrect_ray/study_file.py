@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from ftrect_ray.errors import InputError, InputErrors, near_match
-from ftrect_ray.study import TARGETS, Study
+from ftrect_ray.study import TARGETS, Candidate, Study
 
 MAX_STUDY_BYTES = 1 << 20
 
@@ -153,6 +153,8 @@ def _apply(document: dict[str, Any], override: str) -> None:
 def _fields_at(location: Sequence[int | str]) -> list[str]:
     """The keys that the part of the study at ``location`` knows."""
     part: Any = Study
+    if tuple(location[:1]) == ("candidates",):
+        part, location = Candidate, location[2:]  # behind a name of the user's own
     for step in location:
         if step in TARGETS:
             part = TARGETS[str(step)]
@@ -223,4 +225,5 @@ def dump_sections(sections: Mapping[str, Any]) -> str:
 
 def dump_study(study: Study) -> str:
     """The whole study, defaults included, as YAML that :func:`parse_study` reads back."""
-    return yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    unused = {"model"} if study.candidates else {"candidates"}
+    return yaml.safe_dump(study.model_dump(mode="json", exclude=unused), sort_keys=False, allow_unicode=True)

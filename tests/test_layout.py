@@ -72,17 +72,21 @@ def layout(resources: Resources, finetunes: int = 2, **training: object) -> Layo
 
 
 def test_a_laptop_runs_one_finetune_of_two_workers_and_two_pilots_at_a_time():
-    assert layout(LAPTOP) == Layout(gpus_per_worker=0, finetunes_in_parallel=1, pilot_slots=2, inference_actors=2)
+    assert layout(LAPTOP) == Layout(
+        gpus_per_worker=0, gpus_per_pilot=0, finetunes_in_parallel=1, pilot_slots=2, inference_actors=2
+    )
 
 
 def test_gpus_are_taken_where_there_are_some():
-    expected = Layout(gpus_per_worker=1, finetunes_in_parallel=2, pilot_slots=6, inference_actors=8)
+    expected = Layout(gpus_per_worker=1, gpus_per_pilot=1, finetunes_in_parallel=2, pilot_slots=6, inference_actors=8)
     assert layout(GPU_CLUSTER, workers=4) == expected
 
 
 def test_gpus_are_left_alone_where_told():
     found = layout(GPU_CLUSTER, finetunes=20, workers=4, cpus_per_worker=4, gpus_per_worker=0)
-    assert found == Layout(gpus_per_worker=0, finetunes_in_parallel=4, pilot_slots=6, inference_actors=72)
+    assert found == Layout(
+        gpus_per_worker=0, gpus_per_pilot=0, finetunes_in_parallel=4, pilot_slots=6, inference_actors=72
+    )
 
 
 def test_no_more_slots_than_there_is_work():
@@ -90,9 +94,28 @@ def test_no_more_slots_than_there_is_work():
     assert (found.pilot_slots, found.finetunes_in_parallel) == (2, 1)
 
 
+def test_pilots_of_several_candidates_and_folds_share_the_slots_that_their_resources_leave():
+    pilots = Pilots(sizes=[50], seeds=2, cpus_per_pilot=4, gpus_per_pilot=0.25)
+    arguments = (Training(workers=1), pilots, Inference(), 1, GPU_CLUSTER)
+    assert plan_resources(*arguments).pilot_slots == 2
+    found = plan_resources(*arguments, candidates=9)
+    assert (found.pilot_slots, found.gpus_per_pilot) == (16, 0.25)  # 32 CPUs hold 8 pilots on each node with GPUs
+    folded = Pilots(sizes=[50], seeds=2, folds=5, scheme="cross-validated")
+    assert plan_resources(Training(), folded, Inference(), 1, Resources((Node(64, 0),))).pilot_slots == 10
+
+
+def test_a_pilot_that_no_node_holds_is_refused_with_its_setting():
+    with pytest.raises(EnvironmentFault, match=r"'pilots.cpus_per_pilot' asks for 1 pilot × 4 CPUs = 4 CPUs"):
+        plan_resources(Training(), Pilots(cpus_per_pilot=4), Inference(), 1, LAPTOP)
+    with pytest.raises(EnvironmentFault, match=r"'pilots.gpus_per_pilot' asks for 1 pilot × 1 CPU \+ 0.5 GPUs"):
+        plan_resources(Training(), Pilots(gpus_per_pilot=0.5), Inference(), 1, LAPTOP)
+
+
 def test_a_study_without_finetunes_and_pilots_asks_only_for_predictions():
     found = plan_resources(Training(workers=64), None, Inference(actors=1), 0, LAPTOP)
-    assert found == Layout(gpus_per_worker=0, finetunes_in_parallel=0, pilot_slots=0, inference_actors=1)
+    assert found == Layout(
+        gpus_per_worker=0, gpus_per_pilot=0, finetunes_in_parallel=0, pilot_slots=0, inference_actors=1
+    )
 
 
 def test_a_gpu_on_a_machine_without_one_is_refused_at_once():

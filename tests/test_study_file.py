@@ -27,6 +27,20 @@ def test_dump_reads_back() -> None:
     assert parse_study(dump_study(study)) == study
 
 
+def test_candidates_read_back_and_stand_for_studies_of_one_model() -> None:
+    study = parse_study(
+        SMALL + "candidates: {mini: {model: {name: minilm}}, llm: {model: {name: smollm2}, training: {epochs: 3}}}"
+    )
+    assert parse_study(dump_study(study)) == study
+    assert "\nmodel:" not in dump_study(study)
+    assert list(study.contenders) == ["mini", "llm"]
+    chosen = study.with_candidate("llm")
+    assert (chosen.model.name, chosen.training.epochs, chosen.candidates) == ("smollm2", 3, None)
+    assert study.with_candidate("mini").training == study.training
+    alone = parse_study(SMALL)
+    assert alone.contenders == {"": alone}
+
+
 def test_exponents_are_numbers() -> None:
     """YAML 1.1 reads 1e-5 as a string; here it is what it looks like."""
     assert parse_study(SMALL, ["training.learning_rate=1e-5"]).training.learning_rate == 1e-5
@@ -68,6 +82,21 @@ def test_exponents_are_numbers() -> None:
         ("study: a\ndata: {source: vader}", [], r"give 'text' .* or 'prompt'"),
         ("study: a\ndata: {source: vader, text: t, scale: [4, -4]}", [], r"low < high; got \[4.0, -4.0\]"),
         (SMALL + "pilots: {sizes: [100, 50]}", [], r"must increase strictly"),
+        (SMALL + "pilots: {scheme: rampup}", [], r"'pilots.scheme': .*'ramp-up'.*got 'rampup'"),
+        (SMALL + "pilots: {scheme: ramp-up, sizes: [10, 20]}", [], r"needs three 'sizes' or more.*got \[10, 20\]"),
+        (SMALL + "pilots: {scheme: cross-validated, sizes: [10, 40], folds: 6}", [], r"6 'folds' of the smallest of"),
+        (SMALL + "pilots: {scheme: cross-validated, validation: 30}", [], r"holds no labels for 'validation'"),
+        (SMALL + "pilots: {gpus_per_pilot: 1.5}", [], r"share of one GPU or a whole number"),
+        (SMALL + "candidates: {a: {model: {name: minilm}}}\nmodel: {max_tokens: 64}", [], r"'model' or 'candidates'"),
+        (SMALL + "candidates: {a: {model: {name: minilm}}}\ndesign: classical", [], r"are compared by pilots"),
+        (SMALL + "candidates: {a b: {model: {name: minilm}}}", [], r"'candidates.a b': a candidate's name has"),
+        (SMALL + "candidates: {a: {model: {nam: minilm}}}", [], r"'candidates.a.model.nam' .*did you mean 'name'\?"),
+        (SMALL + "candidates: {}", [], r"'candidates': .*at least 1"),
+        (
+            SMALL + "candidates: {a: {model: {name: minilm, adapter: head}, training: {zero_stage: 3}}}",
+            [],
+            r"'adapter: head' of candidate 'a' is fitted in closed form",
+        ),
         (SMALL + "pilots: null", [], r"'design: auto' needs 'pilots'"),
         (SMALL + "design: rectify-only", [], r"needs 'data.prediction'"),
         (SMALL, ["epochs"], r"--set takes key.sub=value"),

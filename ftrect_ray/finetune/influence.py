@@ -127,14 +127,20 @@ class Influence:
 
     def variance(self, rows: Rows, residual: np.ndarray) -> float:
         """ν of the ``residual`` (n,) of ``rows``, with ddof 1."""
+        return float(self.criterion(np.atleast_2d(np.cov(self.residuals(rows, residual), rowvar=False))))
+
+    def residuals(self, rows: Rows, residual: np.ndarray) -> np.ndarray:
+        """u (n, d), whose covariance ν is a function of: weighted, and with x'Δ taken off for least squares."""
         if self.coefficients is not None and self.coefficients.link == "identity":
             X = features_of(rows)
             residual = residual - X @ np.linalg.lstsq(X, residual, rcond=None)[0]
-        u = self.weights(rows) * residual[:, None]
-        covariance = np.atleast_2d(np.cov(u, rowvar=False))
-        if self.objective == "determinant" and len(covariance) > 1:
-            return float(np.exp(np.linalg.slogdet(covariance)[1] / len(covariance)))
-        return float(np.trace(covariance))
+        return self.weights(rows) * residual[:, None]
+
+    def criterion(self, covariance: np.ndarray) -> np.ndarray:
+        """ν of covariances of u, (..., d, d) to (...)."""
+        if self.objective == "determinant" and covariance.shape[-1] > 1:
+            return np.asarray(np.exp(np.linalg.slogdet(covariance)[1] / covariance.shape[-1]))
+        return np.asarray(np.trace(covariance, axis1=-2, axis2=-1))
 
 
 def features_of(rows: Rows) -> np.ndarray:

@@ -1,27 +1,23 @@
 """A pilot: a small fine-tune inside the label budget that measures the scaling law (FTR section 4.2 and EC.2).
 
-A fixed set V of labels measures every pilot out of sample. A second set has as many labels as the largest pilot;
-each seed draws one order of it, and the pilot of size s consumes the first s: N_1 ⊂ N_2 ⊂ … . All other labels
-stay untouched, so that a split may still rectify with them. A pilot is the final recipe in a single process.
+It is the final recipe in a single process, measured on labels that it never saw: see ``pilot_plan`` for which. A pilot
+of size 0 is the model as it is, asked by its prompt.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from ftrect_ray.errors import InputError
 from ftrect_ray.finetune.influence import Influence
 from ftrect_ray.finetune.opening import open_fit
-from ftrect_ray.finetune.spec import Coefficients, FitSpec, Rows
+from ftrect_ray.finetune.spec import FitSpec, Rows
 from ftrect_ray.storage import RunStorage
-from ftrect_ray.study import Model, Pilots, Training, digest
-
-#: Fewest validation rows: the relative error of a variance from v rows is about √(2/v), a third here.
-MIN_VALIDATION = 20
+from ftrect_ray.study import digest
 
 
 @dataclass(frozen=True)
@@ -31,9 +27,13 @@ class PilotSpec:
     Attributes
     ----------
     size : int
-        Labels that the fine-tune consumes, its early-stopping rows included.
+        Labels of the nested set that the pilot belongs to; 0 for the untrained model.
     seed : int
         Which of the nested orders, 0, 1, …
+    candidate : str
+        Which of the study's models; empty where there is one.
+    weigh : Rows, optional
+        Rows that ν is weighed by where ``measure``, a fold, is too small for it.
     """
 
     name: str
@@ -41,11 +41,19 @@ class PilotSpec:
     seed: int
     fit: FitSpec
     measure: Rows
+    candidate: str = ""
+    weigh: Rows | None = None
 
     @property
     def key(self) -> str:
-        """Names the measurement by its content: equal inputs, equal key."""
-        return digest([self.fit.key, self.measure.content])
+        """Names the measurement by its content: equal inputs, equal key, whatever the candidate is called."""
+        weigh = [] if self.weigh is None else [self.weigh.content]
+        return digest([self.fit.key, self.measure.content, *weigh])
+
+    @property
+    def consumed(self) -> int:
+        """Labels that the fine-tune consumes, its early-stopping rows included."""
+        return len(self.fit.train) + len(self.fit.stop)
 
     def influence(self) -> Influence:
         """The weights that ν is measured by: those of ``measure``, so that all pilots are measured alike.
@@ -58,9 +66,8 @@ class PilotSpec:
         StatisticalRefusal, InputError
             See ``Influence.of``.
         """
-        return Influence.of(
-            self.fit.objective, self.fit.coefficients, self.measure, where="validation labels of the pilots"
-        )
+        rows = self.measure if self.weigh is None else self.weigh
+        return Influence.of(self.fit.objective, self.fit.coefficients, rows, where="validation labels of the pilots")
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,13 @@ class PilotResult:
     seconds, model_seconds : float
         Wall seconds in all, and of computing with the model alone (training and predicting, no loading).
     status : {"done", "failed"}
+    kind : {"", "input", "diverged", "died"}
+        Of the failure.
+    candidate : str
+    consumed : int
+        Labels that the fine-tune consumed: ``size``, less the fold that measures it.
+    train_seconds, predict_seconds : float
+        The parts of ``model_seconds``.
     """
 
     name: str
@@ -96,9 +110,14 @@ class PilotResult:
     model_seconds: float | None
     status: str
     error: str | None
+    kind: str = ""
+    candidate: str = ""
+    consumed: int | None = None
+    train_seconds: float | None = None
+    predict_seconds: float | None = None
 
     @classmethod
-    def failed(cls, spec: PilotSpec, reason: str) -> PilotResult:
+    def failed(cls, spec: PilotSpec, reason: str, kind: str = "died") -> PilotResult:
         return cls(
             name=spec.name,
             size=spec.size,
@@ -113,77 +132,14 @@ class PilotResult:
             model_seconds=None,
             status="failed",
             error=reason,
+            kind=kind,
+            candidate=spec.candidate,
+            consumed=spec.consumed,
         )
 
 
-def validation_rows(pilots: Pilots, n: int) -> int:
-    """Labels that measure the pilots: as asked, or a quarter of the budget of ``n`` labels, 20 at least.
-
-    Raises
-    ------
-    InputError
-        Where they and the largest pilot do not both fit into the budget.
-    """
-    validation, largest = pilots.validation or max(MIN_VALIDATION, n // 4), pilots.sizes[-1]
-    if validation + largest > n:
-        left = max(0, n - validation)
-        raise InputError(
-            f"'pilots.sizes' asks for {largest} labels; of {n}, {validation} are held for validation and {left} left",
-            where="pilots",
-            mend="lower pilots.sizes or pilots.validation, raise labels, or set 'pilots: null' with a named design",
-        )
-    return validation
-
-
-def plan_pilots(
-    rows: Rows,
-    pilots: Pilots,
-    model: Model,
-    training: Training,
-    objective: str,
-    seed: int,
-    coefficients: Coefficients | None = None,
-) -> list[PilotSpec]:
-    """The pilots of a study, sizes within seeds.
-
-    Parameters
-    ----------
-    rows : Rows
-        The label budget, n rows.
-    seed : int
-        The study's; the draw of V, the orders and the fits follow from it.
-    coefficients : Coefficients, optional
-        What the objective is about.
-
-    Raises
-    ------
-    InputError
-        Where the largest pilot and V do not both fit into the budget.
-    StatisticalRefusal, InputError
-        Where a pilot's rows cannot carry the coefficients; see ``finetune.influence``.
-    """
-    n, largest = len(rows), pilots.sizes[-1]
-    validation = validation_rows(pilots, n)
-    drawn = rows.shuffled(np.random.default_rng([seed, 21]))
-    measure, pool = rows.take(drawn[:validation]), drawn[validation : validation + largest]
-    alone = training.model_copy(update={"workers": 1, "cpus_per_worker": 1})  # more workers: the same pilots
-    specs = []
-    for repetition in range(pilots.seeds):
-        order = np.random.default_rng([seed, 22, repetition]).permutation(pool)
-        for size in pilots.sizes:
-            name = f"pilot-s{size}-r{repetition}"
-            trained = size - max(2, round(training.stopping_fraction * size))
-            train, stop = rows.take(order[:trained]), rows.take(order[trained:size])
-            fit = FitSpec(name, train, stop, model, alone, objective, seed + 1 + repetition, coefficients)
-            specs.append(PilotSpec(name, size, repetition, fit, measure))
-    for spec in specs:  # what cannot be weighted is refused before any work
-        Influence.of_fit(spec.fit)
-        spec.influence()
-    return specs
-
-
-def measure(spec: PilotSpec) -> PilotResult:
-    """Run one pilot in this process.
+def measure(spec: PilotSpec, records: PilotRecords | None = None) -> PilotResult:
+    """Run one pilot in this process; with ``records``, its residuals are kept there.
 
     Raises
     ------
@@ -192,16 +148,15 @@ def measure(spec: PilotSpec) -> PilotResult:
         Where the model does not load.
     """
     began = time.perf_counter()
-    with open_fit(spec.fit) as fit:
-        fit.run()
-        fit.finish()
-        fitted = time.perf_counter()
-        f = fit.predict(spec.measure.texts)
-    f = np.where(np.isnan(f), fit.scale.train_mean, f)
+    if spec.size:
+        f, best_epoch, trained, predicted = _fine_tuned(spec)
+    else:
+        f, best_epoch, trained, predicted = _untrained(spec)
     y = np.asarray(spec.measure.answers, dtype=np.float64)
-    ended = time.perf_counter()
     variance_f, covariance = float(np.var(f, ddof=1)), float(np.cov(y, f, ddof=1)[0, 1])
     varies = variance_f > 0 and np.ptp(y) > 0
+    if records is not None:
+        records.save_residuals(spec, y - f)
     return PilotResult(
         name=spec.name,
         size=spec.size,
@@ -211,19 +166,48 @@ def measure(spec: PilotSpec) -> PilotResult:
         correlation=covariance / float(np.sqrt(variance_f * np.var(y, ddof=1))) if varies else None,
         slope=covariance / variance_f if variance_f > 0 else None,
         n_measure=len(y),
-        best_epoch=fit.best_epoch,
-        seconds=ended - began,
-        model_seconds=fit.result.model_seconds + ended - fitted,
+        best_epoch=best_epoch,
+        seconds=time.perf_counter() - began,
+        model_seconds=trained + predicted,
         status="done",
         error=None,
+        candidate=spec.candidate,
+        consumed=spec.consumed,
+        train_seconds=trained,
+        predict_seconds=predicted,
     )
+
+
+def _fine_tuned(spec: PilotSpec) -> tuple[np.ndarray, int, float, float]:
+    """Predictions of ``spec.measure``, the epoch that was kept, seconds of training and of predicting."""
+    with open_fit(spec.fit) as fit:
+        fit.run()
+        fit.finish()
+        fitted = time.perf_counter()
+        f = fit.predict(spec.measure.texts)
+    f = np.where(np.isnan(f), fit.scale.train_mean, f)
+    return f, fit.best_epoch, fit.result.model_seconds, time.perf_counter() - fitted
+
+
+def _untrained(spec: PilotSpec) -> tuple[np.ndarray, int, float, float]:
+    """The same of the model as it is: one pass over the texts."""
+    from ftrect_ray.finetune.untrained import untrained
+    from ftrect_ray.predictor.precision import cast, own_device, resolve_precision
+
+    device = own_device()
+    predictor = untrained(spec.fit.model)
+    cast(predictor.backbone, resolve_precision(spec.fit.training.precision, device))
+    predictor.to(device)
+    began = time.perf_counter()
+    f, _ = predictor.predict(spec.measure.texts)
+    return np.where(np.isnan(f), predictor.scale.train_mean, f), 0, 0.0, time.perf_counter() - began
 
 
 class PilotRecords:
     """One JSON file a finished pilot, named by the pilot's key: what is measured is not measured again.
 
-    The files are the truth about pilots, across plans with other sizes and seeds; Ray Tune's own state only
-    says what a killed sweep had still to do.
+    The files are the truth about pilots, across plans with other sizes, seeds and candidates; Ray Tune's own state
+    only says what a killed sweep had still to do. Beside each lies a table of the residuals, written before it.
     """
 
     def __init__(self, storage: RunStorage) -> None:
@@ -231,10 +215,23 @@ class PilotRecords:
 
     def load(self, spec: PilotSpec) -> PilotResult | None:
         name = f"{spec.key}.json"
-        return PilotResult(**self.storage.read_json(name)) if self.storage.exists(name) else None
+        if not self.storage.exists(name):
+            return None
+        known = PilotResult(**self.storage.read_json(name))
+        return replace(known, name=spec.name, candidate=spec.candidate)  # as this study calls it
 
     def save(self, spec: PilotSpec, result: PilotResult) -> None:
         self.storage.write_json(asdict(result), f"{spec.key}.json")
+
+    def save_residuals(self, spec: PilotSpec, residual: np.ndarray) -> None:
+        """Y − f (n,) of the measured rows, in the answer's unit."""
+        table = pa.table({"id": pa.array(spec.measure.ids), "residual": pa.array(residual)})
+        self.storage.write_table(table, f"{spec.key}.parquet")
+
+    def residuals(self, spec: PilotSpec) -> pa.Table | None:
+        """Columns ``id`` and ``residual``; None where an earlier version of ftrect measured the pilot."""
+        name = f"{spec.key}.parquet"
+        return self.storage.read_table(name) if self.storage.exists(name) else None
 
 
 def result_of(metrics: dict[str, Any]) -> PilotResult:

@@ -9,23 +9,21 @@ import gc
 import logging
 import os
 import sys
-from collections import Counter
+import time
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ray import tune
 from ray.exceptions import RayActorError
 from ray.tune.experiment import Trial
 
-from ftrect_ray.errors import EnvironmentFault, FtrectError, InputError, StatisticalRefusal
-from ftrect_ray.finetune.pilot import PilotRecords, PilotResult, PilotSpec, measure, plan_pilots, result_of
+from ftrect_ray.errors import EnvironmentFault, InputError, StatisticalRefusal
+from ftrect_ray.finetune.pilot import PilotRecords, PilotResult, PilotSpec, measure, result_of
 from ftrect_ray.finetune.spec import Diverged
 from ftrect_ray.storage import RunStorage
 from ftrect_ray.study import digest
-
-__all__ = ["PilotResult", "PilotSpec", "plan_pilots", "run_pilots"]
 
 OnResult = Callable[[PilotResult], None]
 
@@ -44,6 +42,27 @@ QUIET_TUNE = {
 _receiver: ContextVar[Callable[[dict[str, Any]], None]] = ContextVar("receiver")
 
 
+@dataclass
+class Pace:
+    """What running pilots side by side costs beside the pilots themselves, over one sweep or several.
+
+    Attributes
+    ----------
+    wall : float
+        Seconds from the call to the last result.
+    ideal : float
+        The pilots' own seconds, divided by how many could run at once.
+    """
+
+    wall: float = 0.0
+    ideal: float = 0.0
+
+    @property
+    def orchestration(self) -> float | None:
+        """1 − ideal/wall: starting workers, importing, and slots without a pilot; None before anything ran."""
+        return max(0.0, 1 - self.ideal / self.wall) if self.wall else None
+
+
 class _Finished(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         _receiver.get()(trial.last_result)
@@ -56,8 +75,9 @@ def run_pilots(
     slots: int,
     max_failures: int,
     cpus: int = 1,
-    gpus: int = 0,
+    gpus: float = 0,
     on_result: OnResult | None = None,
+    pace: Pace | None = None,
 ) -> list[PilotResult]:
     """Measure pilots, ``slots`` at a time; those that ``storage`` has already are read.
 
@@ -68,29 +88,26 @@ def run_pilots(
     ----------
     storage : str
         Path or URI of a folder of their own. Tune's part of it holds pickles: it must be writable to nobody else.
-    cpus, gpus : int
-        Of one pilot.
+    cpus, gpus : numbers
+        Of one pilot; of a GPU a share will do.
     on_result : callable, optional
         Called once a pilot, as soon as its result is known.
+    pace : Pace, optional
+        Where the seconds are added up.
 
     Returns
     -------
     list of PilotResult
-        In the order of ``specs``.
-
-    Raises
-    ------
-    StatisticalRefusal, EnvironmentFault, InputError
-        Where every pilot failed, with the reason.
+        In the order of ``specs``; see :func:`refuse_failed` for what to do where none was measured.
     """
     opened = RunStorage.open(storage)
-    records, results = PilotRecords(opened), _Results(len(specs), on_result)
+    records, results = PilotRecords(opened), Results(len(specs), on_result)
     by_name = {spec.name: spec for spec in specs}
     for spec in specs:
         if known := records.load(spec):
             results.add(known)
     missing = [spec for spec in specs if spec.name not in results.found]
-    kinds = Counter[str]()
+    began = time.perf_counter()
 
     def receive(metrics: dict[str, Any]) -> None:
         if metrics["name"] in results.found:
@@ -98,8 +115,6 @@ def run_pilots(
         result = result_of(metrics)
         if result.status == "done":
             records.save(by_name[result.name], result)
-        else:
-            kinds[metrics["kind"]] += 1
         results.add(result)
 
     if missing:
@@ -107,11 +122,11 @@ def run_pilots(
         reasons: dict[str, str] = {}
         for _ in range(max_failures + 1):
             grid = _run_tune(missing, opened, experiment, receive, slots, max_failures, {"CPU": cpus, "GPU": gpus})
-            for trial in (grid[i] for i in range(len(grid))):
-                if trial.error is not None and trial.config is not None:
-                    reasons[trial.config["pilot"]] = _reason(trial.error)
-                elif trial.metrics is not None and "name" in trial.metrics:
-                    receive(trial.metrics)  # news only where it ended just before an earlier call was killed
+            for ended in (grid[i] for i in range(len(grid))):
+                if ended.error is not None and ended.config is not None:
+                    reasons[ended.config["pilot"]] = one_line(ended.error)
+                elif ended.metrics is not None and "name" in ended.metrics:
+                    receive(ended.metrics)  # news only where it ended just before an earlier call was killed
             # Tune 2.60 counts it twice when a worker dies between two trials, and keeps no reason: one round more.
             if {spec.name for spec in missing} <= results.found.keys() | reasons.keys():
                 break
@@ -119,10 +134,33 @@ def run_pilots(
             if spec.name not in results.found:
                 results.add(PilotResult.failed(spec, reasons.get(spec.name, WORKER_DIED)))
         opened.delete(experiment)
-    found = [results.found[spec.name] for spec in specs]
-    if all(result.status == "failed" for result in found):
-        raise _refusal(found, kinds)
-    return found
+        if pace is not None:
+            own = sum(results.found[spec.name].seconds or 0.0 for spec in missing)
+            pace.wall += time.perf_counter() - began
+            pace.ideal += own / min(slots, len(missing))
+    return [results.found[spec.name] for spec in specs]
+
+
+def refuse_failed(results: Sequence[PilotResult]) -> None:
+    """Stop where no pilot was measured.
+
+    Raises
+    ------
+    StatisticalRefusal, EnvironmentFault, InputError
+        With the reason.
+    """
+    if any(result.status == "done" for result in results):
+        return
+    reasons = list(dict.fromkeys(str(result.error) for result in results))
+    what = f"no pilot of {len(results)} succeeded: {reasons[0]}" + (
+        f" (and {len(reasons) - 1} more)" if reasons[1:] else ""
+    )
+    kinds = {result.kind for result in results}
+    if kinds == {"input"}:
+        raise InputError(what)
+    if kinds == {"diverged"}:
+        raise StatisticalRefusal(what)
+    raise EnvironmentFault(what, mend="the workers' logs are under /tmp/ray/session_latest/logs")
 
 
 def _run_tune(
@@ -135,9 +173,10 @@ def _run_tune(
     resources: dict[str, float],
 ) -> tune.ResultGrid:
     """Run the sweep, or what an earlier one left of it: one that was killed, or the last round of this call."""
-    os.environ |= QUIET_TUNE
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what fails is reported by the sweep itself
-    trainable = tune.with_parameters(_trial, specs={spec.name: spec for spec in missing}, tries=max_failures + 1)
+    quiet()
+    trainable = tune.with_parameters(
+        trial, specs={spec.name: spec for spec in missing}, tries=max_failures + 1, storage=storage.uri
+    )
     trainable = tune.with_resources(trainable, resources)
     path = storage.url(experiment)
     if tune.Tuner.can_restore(path):
@@ -162,7 +201,13 @@ def _run_tune(
         _receiver.reset(token)
 
 
-def _trial(config: dict[str, Any], specs: dict[str, PilotSpec], tries: int) -> None:
+def quiet() -> None:
+    """What fails is reported by the sweep itself."""
+    os.environ |= QUIET_TUNE
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+
+
+def trial(config: dict[str, Any], specs: dict[str, PilotSpec], tries: int, storage: str) -> None:
     """What Tune runs in a worker. A reused worker has torch and the process group from the pilot before.
 
     An error that we understand is reported, not raised: raised, it would cost the worker, and each new one loads
@@ -174,47 +219,35 @@ def _trial(config: dict[str, Any], specs: dict[str, PilotSpec], tries: int) -> N
         return
     for left in reversed(range(tries)):
         try:
-            tune.report(asdict(measure(spec)))
+            tune.report(asdict(measure(spec, PilotRecords(RunStorage.open(storage)))))
             return
         except (Diverged, InputError) as error:
             if isinstance(error, InputError) or not left:
                 kind = "input" if isinstance(error, InputError) else "diverged"
-                tune.report({**asdict(PilotResult.failed(spec, str(error))), "kind": kind})
+                tune.report(asdict(PilotResult.failed(spec, str(error), kind)))
                 return
         finally:
             gc.collect()  # an engine is a web of cycles; the next pilot needs its memory
 
 
-class _Results:
+class Results:
     """Results as they come in, told to whoever listens, and to a terminal one line each."""
 
     def __init__(self, expected: int, on_result: OnResult | None) -> None:
         self.found: dict[str, PilotResult] = {}
-        self._expected, self._on_result = expected, on_result
+        self.expected, self._on_result = expected, on_result
 
     def add(self, result: PilotResult) -> None:
         self.found[result.name] = result
         if sys.stderr.isatty():
             told = result.error or f"residual variance {result.residual_variance:.4g} in {result.seconds:.1f} s"
-            print(f"pilot {len(self.found)} of {self._expected}: {result.name} {told}", file=sys.stderr)
+            print(f"pilot {len(self.found)} of {self.expected}: {result.name} {told}", file=sys.stderr)
         if self._on_result is not None:
             self._on_result(result)
 
 
-def _reason(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """One line from what Tune kept of a worker's end."""
     if isinstance(error, RayActorError):
         return WORKER_DIED
     return (str(error).strip().splitlines() or [type(error).__name__])[-1]
-
-
-def _refusal(failed: Sequence[PilotResult], kinds: Counter[str]) -> FtrectError:
-    reasons = list(dict.fromkeys(str(result.error) for result in failed))
-    what = f"no pilot of {len(failed)} succeeded: {reasons[0]}" + (
-        f" (and {len(reasons) - 1} more)" if reasons[1:] else ""
-    )
-    if kinds["input"] == len(failed):
-        return InputError(what)
-    if kinds["diverged"] == len(failed):
-        return StatisticalRefusal(what)
-    return EnvironmentFault(what, mend="the workers' logs are under /tmp/ray/session_latest/logs")

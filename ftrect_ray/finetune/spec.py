@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ftrect_ray.allocation.pilot_rows import shuffled
 from ftrect_ray.errors import StatisticalRefusal
 from ftrect_ray.study import Model, Regression, Target, Training, digest
 
@@ -63,12 +64,7 @@ class Rows:
 
     def shuffled(self, rng: np.random.Generator) -> np.ndarray:
         """The positions (n,) in random order, those of one cluster side by side."""
-        order = rng.permutation(len(self))
-        if self.clusters is None:
-            return order
-        _, cluster = np.unique(self.clusters[order], return_inverse=True)
-        rank = rng.permutation(cluster.max() + 1)
-        return order[np.argsort(rank[cluster], kind="stable")]
+        return shuffled(len(self), rng, self.clusters)
 
 
 #: Objectives that are about coefficients, and the links of the regressions that have them.
@@ -148,7 +144,8 @@ class FitSpec:
     def key(self) -> str:
         """Names the fine-tune by its content: equal inputs, equal key."""
         rows = [rows.content for rows in (self.train, self.stop)]
-        settings = [self.model.model_dump(), self.training.model_dump(exclude=set(EFFORT))]
+        model = self.model.model_dump(exclude={"layer"} if self.model.layer is None else None)  # as before it existed
+        settings = [model, self.training.model_dump(exclude=set(EFFORT))]
         return digest(
             [self.name, rows, settings, self.objective, self.seed, self.coefficients and asdict(self.coefficients)]
         )

@@ -1,64 +1,47 @@
-"""From measured pilots to a decision, with the predicted variance of every design beside it."""
+"""From measured pilots to a decision, with the predicted variance of every design and candidate beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from math import inf, isfinite
 from typing import Any
 
 import numpy as np
 
-from ftrect_ray.allocation import LawFit, Plan, fit_scaling_law, plan, s_star, s_star_interval
+from ftrect_ray.allocation import Compute, Design, LawFit, Plan, choose_model, plan_models
 from ftrect_ray.errors import StatisticalRefusal
 from ftrect_ray.finetune.influence import Influence
 from ftrect_ray.finetune.spec import Coefficients, Rows
 from ftrect_ray.pipeline.design import Decision, is_zero_shot
 from ftrect_ray.study import Study
 
-#: Points of the curve and its band that the report draws.
-BAND_POINTS = 60
+#: Folds of the cross-fitted designs that every plan lists.
+FOLDS = range(2, 11)
 
+#: What ``allocation.json`` has of each design.
+KEPT = (
+    *("name", "finetunes", "n_finetune", "variance", "std_error"),
+    *("interval_length", "interval_length_range", "saved_range", "gpu_hours"),
+)
 
-def fit_law(sizes: Sequence[int], variances: Sequence[float], n: int, seed: int) -> tuple[LawFit, dict[str, Any]]:
-    """The scaling law and ``scaling_law.json``.
-
-    Parameters
-    ----------
-    sizes, variances : sequences of equal length
-        One entry a pilot: labels that it consumed, residual variance that it left.
-    n : int
-        The label budget, for s* and its interval.
-    seed : int
-        Of the bootstrap.
-
-    Raises
-    ------
-    StatisticalRefusal
-        Where no pilot was measured.
-    """
-    if not len(sizes):
-        raise StatisticalRefusal(
-            "no pilot was measured", where="pilots", mend="see pilots.parquet for the reasons, or name a design"
-        )
-    fit = fit_scaling_law(sizes, variances, seed=seed)
-    interval = s_star_interval(fit, n)
-    document = fit.to_dict()
-    document |= document.pop("law")
-    document["message"] = document.pop("reason")
-    document["s_star"] = {
-        "labels": n,
-        "value": s_star(fit.law, n),
-        "interval": None if interval is None else list(interval),
-    }
-    grid = np.geomspace(min(sizes), max(n, *sizes), BAND_POINTS)
-    if len(fit.draws):
-        a, alpha, b = (column[:, None] for column in fit.draws.T)
-        low, high = np.percentile(a * grid**-alpha + b, [2.5, 97.5], axis=0)
-        document["band"] = {"sizes": grid.tolist(), "low": low.tolist(), "high": high.tolist()}
-    return fit, document
+#: Designs that a plan compares and 'ftrect run' does not carry out, and why they are shown.
+COMPARED = {
+    "sequential": "for comparison: 'ftrect run' does not carry it out",
+    "split": "if the {spent} labels of the pilots could still rectify",
+}
 
 
 def decide(
-    study: Study, fit: LawFit | None, *, rows: Rows, unlabeled: int, spent: int, predictions: np.ndarray | None
+    study: Study,
+    laws: Mapping[str, LawFit],
+    *,
+    rows: Rows,
+    unlabeled: int,
+    spent: int,
+    predictions: np.ndarray | None,
+    zero_shot: Mapping[str, float] | None = None,
+    compute: Mapping[str, Compute] | None = None,
 ) -> tuple[Decision, dict[str, Any]]:
     """The decision and ``allocation.json``.
 
@@ -68,8 +51,8 @@ def decide(
     Parameters
     ----------
     study : Study
-    fit : LawFit or None
-        None where the study has no pilots; the design is then named by the study.
+    laws : mapping of candidate to LawFit
+        Empty where the study has no pilots: the design is then named by the study. ``""`` is the only model's name.
     rows : Rows
         The label budget, n rows.
     unlabeled : int
@@ -78,75 +61,176 @@ def decide(
         Labels that the pilots trained on or were measured with.
     predictions : np.ndarray or None
         float64 (n,), the table's own predictions of the labelled rows.
+    zero_shot : mapping of candidate to float, optional
+        ν of those that can be asked untrained, measured on the whole budget.
+    compute : mapping of candidate to Compute, optional
+        Device-seconds, for the designs' costs.
     """
     n, answers = len(rows), np.asarray(rows.answers, dtype=np.float64)
     influence = Influence.of(study.objective, Coefficients.of(study.target, study.objective), rows)
     variance = influence.variance(rows, answers - influence.fitted)
-    table = None
-    if fit is not None and variance > 0:
-        given = None if predictions is None else influence.variance(rows, answers - predictions)
-        kinds = range(2, max(study.max_finetunes, study.folds, 2) + 1)
-        table = plan(
-            fit.law, labels=n, unlabeled=unlabeled, variance=variance, rectify_variance=given or None,
-            folds=tuple(kinds), alpha=study.alpha, spent=spent,
-        )  # fmt: skip
-    decision, chosen, reason = _choose(study, table, predictions is not None)
-    designs = [] if table is None else [_row(row, spent) for row in table.to_dict()["designs"]]
-    facts = {
+    given = None if predictions is None else influence.variance(rows, answers - predictions)
+    existing = _existing(laws, given, zero_shot or {})
+    plans: dict[str, Plan] = {}
+    if laws and variance > 0:
+        plans = plan_models(
+            laws,
+            compute=compute,
+            rectify_variance={name: nu for name, (nu, _) in existing.items()},
+            labels=n,
+            unlabeled=unlabeled,
+            variance=variance,
+            folds=tuple(sorted({*FOLDS, study.folds, *range(2, study.max_finetunes + 1)})),
+            population=study.population if unlabeled else "infinite",
+            alpha=study.alpha,
+            spent=spent,
+        )
+    decision, candidate, design = _choose(study, plans, laws, existing)
+    document = {
+        "decision": decision.to_dict(),
+        "chosen": design.name,
+        "candidate": candidate,
+        "reason": _reason(study, design, candidate, plans, laws),
         "labels": n,
         "unlabeled": unlabeled,
         "variance": variance,
         "spent": spent,
         "max_finetunes": study.max_finetunes,
+        "designs": _rows(plans.get(candidate), spent, existing.get(candidate)),
     }
-    return decision, {"decision": decision.to_dict(), "chosen": chosen, "reason": reason, **facts, "designs": designs}
-
-
-def _choose(study: Study, table: Plan | None, has_predictions: bool) -> tuple[Decision, str, str]:
-    design = study.design
-    if design == "auto":
-        if table is None:
-            return Decision("classical"), "classical", "all answers are equal: there is nothing to predict"
-        runnable = ["classical", "split-after-pilots", "recycle"] + ["rectify-only"] * has_predictions
-        runnable += [
-            row.name
-            for row in table.designs
-            if row.name.startswith("crossfit-") and row.finetunes <= study.max_finetunes
+    if study.candidates is not None and plans:
+        document["candidates"] = [
+            {
+                "name": name,
+                "model": study.with_candidate(name).model.name,
+                "designs": _rows(made, spent, existing.get(name)),
+            }
+            for name, made in plans.items()
         ]
-        best = table.choose(study.max_finetunes, runnable)
-        kind, _, folds = best.name.partition("-") if best.name.startswith("crossfit-") else (best.name, "", "0")
-        kind = {"split-after-pilots": "split"}.get(kind, kind)
-        trained = best.n_finetune if kind in ("split", "recycle") else 0
+    return decision, document
+
+
+def _existing(
+    laws: Mapping[str, LawFit], given: float | None, zero_shot: Mapping[str, float]
+) -> dict[str, tuple[float, bool]]:
+    """By candidate ν of the better predictions that exist already, and whether the untrained model makes them."""
+    found: dict[str, tuple[float, bool]] = {}
+    for name in laws:
+        options = [(nu, untrained) for nu, untrained in ((given, False), (zero_shot.get(name), True)) if nu]
+        if options:
+            found[name] = min(options)
+    return found
+
+
+def _choose(
+    study: Study, plans: Mapping[str, Plan], laws: Mapping[str, LawFit], existing: Mapping[str, tuple[float, bool]]
+) -> tuple[Decision, str, Design]:
+    """The decision, the candidate whose plan speaks for it, and its line of the plan, with the reason in ``note``."""
+    if study.design == "auto":
         return (
-            Decision(kind, folds=int(folds), n_finetune=trained, selected_by_pilots=trained > 0),
-            best.name,
-            best.note,
+            _best(study, plans, existing)
+            if plans
+            else _named("classical", "", "all answers are equal: there is nothing to predict")
         )
     reason = "named by the study"
-    if design == "crossfit":
-        return Decision(design, folds=study.folds), f"crossfit-{study.folds}", reason
-    if design not in ("split", "recycle"):
-        return Decision(design, zero_shot=is_zero_shot(study)), design, reason
-    if study.finetune_labels is not None:
-        return Decision(design, n_finetune=study.finetune_labels), design, f"{reason}; size by 'finetune_labels'"
-    name = "split-after-pilots" if design == "split" else design
-    if table is None or table[name].unavailable:
-        why = "all answers are equal" if table is None else table[name].unavailable
+    if study.design in ("rectify-only", "classical"):
+        return _named(study.design, "", reason, zero_shot=is_zero_shot(study))
+    if study.design == "crossfit":
+        name = f"crossfit-{study.folds}"
+        candidate = _least(plans, laws, lambda plan, _: plan[name].variance)
+        return _named("crossfit", candidate, reason, called=name, folds=study.folds)
+    size = study.finetune_labels
+    if size is not None:
+        candidate = _least(plans, laws, lambda _, fit: fit.curve.variance(float(size)))
+        return _named(study.design, candidate, f"{reason}; size by 'finetune_labels'", n_finetune=size)
+    name = "split-after-pilots" if study.design == "split" else study.design
+    candidate = _least(plans, laws, lambda plan, _: plan[name].variance)
+    if not plans or plans[candidate][name].unavailable:
+        why = plans[candidate][name].unavailable if plans else "all answers are equal"
         raise StatisticalRefusal(
-            f"design {design!r} cannot be sized: {why}",
+            f"design {study.design!r} cannot be sized: {why}",
             where="design",
             mend="give 'finetune_labels', or use 'design: auto'",
         )
-    return (
-        Decision(design, n_finetune=table[name].n_finetune, selected_by_pilots=True),
-        name,
-        f"{reason}; size by the pilots' law",
-    )
+    design = plans[candidate][name]
+    decision = Decision(study.design, n_finetune=design.n_finetune, selected_by_pilots=True, candidate=candidate)
+    return decision, candidate, replace(design, note=f"{reason}; size by the pilots' law")
 
 
-def _row(row: dict[str, Any], spent: int) -> dict[str, Any]:
-    kept = {key: row[key] for key in ("name", "finetunes", "n_finetune", "variance", "std_error", "interval_length")}
-    note = row["unavailable"]
-    if row["name"] == "split" and spent and not note:
-        note = f"if the {spent} labels of the pilots could still rectify"
-    return kept | {"saved_labels": row["saved"], "note": note}
+def _best(
+    study: Study, plans: Mapping[str, Plan], existing: Mapping[str, tuple[float, bool]]
+) -> tuple[Decision, str, Design]:
+    """What ``auto`` takes: the candidate and the design with the least predicted variance."""
+    listed = next(iter(plans.values())).designs
+    runnable = [d.name for d in listed if d.name in ("classical", "split-after-pilots", "recycle")]
+    runnable += ["rectify-only"] * bool(existing)
+    runnable += [d.name for d in listed if d.name.startswith("crossfit-") and d.finetunes <= study.max_finetunes]
+    choice = choose_model(plans, study.max_finetunes, runnable)
+    design, name = choice.design, choice.candidate
+    kind = {"split-after-pilots": "split"}.get(design.name, design.name)
+    if kind.startswith("crossfit-"):
+        return Decision("crossfit", folds=design.finetunes, candidate=name), name, design
+    if kind in ("split", "recycle"):
+        return Decision(kind, n_finetune=design.n_finetune, selected_by_pilots=True, candidate=name), name, design
+    untrained = kind == "rectify-only" and existing[name][1]
+    return Decision(kind, zero_shot=untrained, candidate=name if untrained else ""), name, design
+
+
+def _named(
+    kind: str,
+    candidate: str,
+    reason: str,
+    *,
+    called: str = "",
+    folds: int = 0,
+    n_finetune: int = 0,
+    zero_shot: bool = False,
+) -> tuple[Decision, str, Design]:
+    """A decision that needs no plan."""
+    decision = Decision(kind, folds=folds, n_finetune=n_finetune, zero_shot=zero_shot, candidate=candidate)
+    return decision, candidate, Design(called or kind, 0, n_finetune, None, None, None, None, note=reason)
+
+
+def _least(
+    plans: Mapping[str, Plan], laws: Mapping[str, LawFit], variance: Callable[[Plan, LawFit], float | None]
+) -> str:
+    """The candidate with the smallest ``variance(plan, fit)``; the first one where nothing tells them apart."""
+
+    def known(name: str) -> float:
+        value = variance(plans[name], laws[name])
+        return value if value is not None and isfinite(value) else inf
+
+    return min(plans, key=known) if plans else next(iter(laws), "")
+
+
+def _reason(study: Study, design: Design, candidate: str, plans: Mapping[str, Plan], laws: Mapping[str, LawFit]) -> str:
+    """Why this design, whether a law stands behind it, and what the next best candidate would give."""
+    reason = design.note
+    if candidate in plans and laws[candidate].status != "identified":
+        reason += f"; the plan rests on the measured sizes: {laws[candidate].reason}"
+    others = [
+        (made[design.name].variance, name) for name, made in plans.items() if name != candidate and design.finetunes
+    ]
+    known = sorted((variance, name) for variance, name in others if variance is not None)
+    if known and design.variance is not None:
+        reason += f"; of {len(plans)} candidates the next is {known[0][1]!r}, with variance {known[0][0]:.4g}"
+    if unmeasured := [name for name in study.contenders if name not in laws] if laws else []:
+        reason += f"; not measured: {', '.join(unmeasured)}"
+    return reason
+
+
+def _rows(made: Plan | None, spent: int, existing: tuple[float, bool] | None) -> list[dict[str, Any]]:
+    """The lines of a plan, as ``allocation.json`` has them."""
+    notes = dict(COMPARED)
+    if not spent:
+        del notes["split"]
+    if existing is not None and existing[1]:
+        notes["rectify-only"] = "the model as it is, untrained"
+    return [
+        {key: row[key] for key in KEPT}
+        | {
+            "saved_labels": row["saved"],
+            "note": row["unavailable"] or notes.get(row["name"], "").format(spent=spent),
+        }
+        for row in ([] if made is None else made.to_dict()["designs"])
+    ]

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from ftrect_ray.errors import InputError, InputErrors
-from ftrect_ray.finetune.pilot import plan_pilots, validation_rows
-from ftrect_ray.finetune.spec import TARGETED, Coefficients, Rows
+from ftrect_ray.finetune.pilot_plan import plan_all, validation_rows
+from ftrect_ray.finetune.spec import TARGETED, Rows
 from ftrect_ray.ledger import Ledger
 from ftrect_ray.models import MODELS, resolve_model
 from ftrect_ray.models.named import place
@@ -53,17 +53,20 @@ def check_study(study: Study) -> dict[str, Any]:
 
 
 def check_base(study: Study) -> list[InputError]:
-    """Where the design needs a model that cannot be had: a name of no sound form, a folder that would not load.
+    """Where the design needs models that cannot be had: a name of no sound form, a folder that would not load.
 
     A folder's configuration, tokenizer and shapes are checked against each other and the settings; its weights are not
     read. Nothing is fetched: neither a Hugging Face id nor a named model that is not in the cache yet.
     """
-    model = study.model
-    untrained = study.design == "rectify-only" and model.options is None
+    untrained = study.design == "rectify-only" and not study.model.has_answers
     if untrained or study.design == "classical":
         return []
+    return [problem for own in study.contenders.values() if (problem := _base_problem(own.model)) is not None]
+
+
+def _base_problem(model: Model) -> InputError | None:
     if model.name in MODELS and (model == Model(name=model.name) or not place(MODELS[model.name]).exists()):
-        return []
+        return None
     try:
         base = resolve_model(model.name, model.revision)
         if os.path.isabs(base):
@@ -71,8 +74,8 @@ def check_base(study: Study) -> list[InputError]:
 
             check_model(model)
     except InputError as error:
-        return [error]
-    return []
+        return error
+    return None
 
 
 def check_budget(study: Study, loaded: LoadedTable) -> list[InputError]:
@@ -117,23 +120,28 @@ def check_budget(study: Study, loaded: LoadedTable) -> list[InputError]:
 
 
 def check_prompt(study: Study, rows: Rows) -> list[InputError]:
-    """Labelled rows that the prompt shows to the model: one that it has seen cannot rectify it."""
-    options = study.model.options
-    if options is None or study.design == "classical":
+    """Labelled rows that a prompt shows to the model: one that it has seen cannot rectify it."""
+    if study.design == "classical":
         return []
-    prompt = _plain(f"{options.system or ''}\n{options.prompt}")
-    texts = map(_plain, rows.texts)
-    shown = [name for name, text in zip(rows.ids, texts, strict=True) if len(text) >= LEAST_QUOTE and text in prompt]
-    if not shown:
-        return []
-    return [
-        InputError(
-            f"the prompt holds the whole text of {len(shown)} labelled rows, the first with id {shown[0]!r}: "
-            "a label cannot rectify a model that was shown its row",
-            where="model.options.prompt",
-            mend="take examples from texts outside the table, or take those rows out of it",
-        )
-    ]
+    texts = [_plain(text) for text in rows.texts]
+    problems = []
+    for name, own in study.contenders.items():
+        if (options := own.model.options) is None:
+            continue
+        prompt = _plain(f"{options.system or ''}\n{options.prompt}")
+        shown = [
+            name for name, text in zip(rows.ids, texts, strict=True) if len(text) >= LEAST_QUOTE and text in prompt
+        ]
+        if shown:
+            problems.append(
+                InputError(
+                    f"the prompt holds the whole text of {len(shown)} labelled rows, the first with id {shown[0]!r}: "
+                    "a label cannot rectify a model that was shown its row",
+                    where=f"{f'candidates.{name}.' if name else ''}model.options.prompt",
+                    mend="take examples from texts outside the table, or take those rows out of it",
+                )
+            )
+    return problems
 
 
 def _plain(text: str) -> str:
@@ -146,11 +154,12 @@ def _try(study: Study, question: Question, rows: Rows, loaded: LoadedTable) -> N
     if isinstance(study.target, Regression):
         answered = np.asarray(loaded.table["label"].is_valid())
         question.classical(rows.answers, np.flatnonzero(answered), np.flatnonzero(~answered))
-    if study.objective not in TARGETED or study.design in ("classical", "rectify-only"):
+    if study.design in ("classical", "rectify-only"):
         return
     if study.pilots is not None:
-        coefficients = Coefficients.of(study.target, study.objective)
-        plan_pilots(rows, study.pilots, study.model, study.training, study.objective, study.seed, coefficients)
+        plan_all(rows, study)
+    if study.objective not in TARGETED:
+        return
     if study.design == "crossfit":
         plan_fits(Decision("crossfit", folds=study.folds), rows, study, Ledger(rows.ids))
     elif study.design in ("split", "recycle") and study.finetune_labels is not None:

@@ -47,8 +47,10 @@ class Run:
     verbose: bool = False
     _connected: bool = field(default=False, init=False)
 
-    def layout(self, finetunes: int = 1) -> Layout:
-        """How the study spreads over Ray, which is started or joined at the first call and ends with the run.
+    def layout(self, study: Study, finetunes: int = 1, candidates: int = 1) -> Layout:
+        """How ``study``, this one or it with one candidate of several, spreads over Ray.
+
+        Ray is started or joined at the first call and ends with the run.
 
         Raises
         ------
@@ -60,7 +62,7 @@ class Run:
         if not self._connected:
             self.stack.enter_context(cluster_session(self.address, verbose=self.verbose))
             self._connected = True
-        return layout_for(self.study, finetunes)
+        return layout_for(study, finetunes, candidates)
 
     @cached_property
     def table(self) -> pa.Table:
@@ -91,6 +93,16 @@ class Run:
     @property
     def decision(self) -> Decision:
         return Decision(**self.storage.read_json("allocation.json")["decision"])
+
+    @property
+    def chosen(self) -> Study:
+        """The study with the model that the decision names."""
+        return self.study.with_candidate(self.decision.candidate)
+
+    @property
+    def cache(self) -> str:
+        """Where all fits of the run, pilots included, find each other's tokens and frozen features."""
+        return self.storage.url("work", "texts")
 
 
 def label_budget(study: Study, table: pa.Table) -> Rows:

@@ -10,6 +10,7 @@ import numpy as np
 from ftrect_ray.errors import InputError
 from ftrect_ray.estimators.folds import draw_folds
 from ftrect_ray.finetune.influence import Influence
+from ftrect_ray.finetune.pilot_plan import is_untrained
 from ftrect_ray.finetune.spec import Coefficients, FitSpec, Rows
 from ftrect_ray.ledger import GIVEN, NO_MODEL, ZERO_SHOT, Ledger, Use
 from ftrect_ray.study import Study
@@ -40,6 +41,8 @@ class Decision:
     zero_shot : bool
         What ``rectify-only`` rectifies is the study's model as it is, asked by its prompt with answer options; else
         the table's own predictions.
+    candidate : str
+        Which of the study's candidate models is fine-tuned or asked; empty where it has one model, or none is used.
     """
 
     design: str
@@ -47,9 +50,11 @@ class Decision:
     n_finetune: int = 0
     selected_by_pilots: bool = False
     zero_shot: bool = False
+    candidate: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Without ``candidate`` where there is none: so runs that were finished before there were any stay finished."""
+        return {name: value for name, value in asdict(self).items() if name != "candidate" or value}
 
     @property
     def model_names(self) -> list[str]:
@@ -64,6 +69,20 @@ class Decision:
 def is_zero_shot(study: Study) -> bool:
     """Whether the study's model answers its prompt untrained: ``rectify-only`` without predictions in the table."""
     return study.design == "rectify-only" and study.data.prediction is None
+
+
+def spent_by_pilots(ledger: Ledger) -> set[str]:
+    """Labels that pilots trained on or were measured with: what was chosen with them may include a split's size.
+
+    Not those that measured a model as it is. What that chooses is a design, never anything inside a model.
+    """
+    return {
+        name
+        for use in PILOT_USES
+        for model in ledger.models(use)
+        if not is_untrained(model)
+        for name in ledger.ids(use, model)
+    }
 
 
 def hold_back_stopping_rows(rows: Rows, fraction: float) -> tuple[Rows, Rows]:
@@ -82,7 +101,7 @@ def plan_fits(decision: Decision, rows: Rows, study: Study, ledger: Ledger) -> l
     rows : Rows
         The whole label budget, n rows.
     study : Study
-        Its model, training, objective and seed are used.
+        The model and training of the decision's candidate, objective and seed are used.
     ledger : Ledger
         Earlier plans of final fine-tunes are dropped from it, pilots' entries stay.
 
@@ -99,6 +118,7 @@ def plan_fits(decision: Decision, rows: Rows, study: Study, ledger: Ledger) -> l
         Where a fine-tune's rows cannot carry the coefficients of its objective; see ``finetune.influence``.
     """
     ledger.forget(FINAL_USES)
+    study = study.with_candidate(decision.candidate)
     if decision.design == "crossfit":
         return _cross_fits(decision, rows, study, ledger)
     if decision.design in ("split", "recycle"):
@@ -134,7 +154,7 @@ def _split_fit(decision: Decision, rows: Rows, study: Study, ledger: Ledger) -> 
             mend="change 'finetune_labels' or raise 'labels'",
         )
     name = decision.model_names[0]
-    spent = {i for use in PILOT_USES for i in ledger.ids(use)} if decision.selected_by_pilots else set()
+    spent = spent_by_pilots(ledger) if decision.selected_by_pilots else set()
     if spent:
         ledger.record(Use.SELECT, name, [i for i in rows.ids if i in spent])
     order = rows.shuffled(np.random.default_rng([study.seed, 13]))

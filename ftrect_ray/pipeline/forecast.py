@@ -41,28 +41,41 @@ def _row(study: Study, stage: str, done: bool, texts: int | None) -> dict[str, A
 
 def _work(study: Study, stage: str, texts: int | None) -> tuple[str, float | None]:
     """In words, and in CPU seconds of the model; None where they cannot be known here."""
-    size, models = _million_parameters(study), _models(study)
-    pilots, labels = study.pilots, study.labels
+    models, labels = _models(study), study.labels
     if stage == "tables":
         return f"read and check the table, draw {labels or 'all'} labels", 0
     if stage == "pilot":
-        if pilots is None or study.design in ("classical", "rectify-only"):
-            return "no pilots", 0
-        rows = sum(pilots.sizes) * pilots.seeds
-        what = f"{len(pilots.sizes) * pilots.seeds} pilot fine-tunes of {study.model.name}, sizes {pilots.sizes}"
-        return what, _product(rows, study.training.epochs, TRAIN_SECONDS, size)
+        return _pilots(study)
     if stage in ("finetune", "predict") and not models:
         return "no fine-tune", 0
     if stage == "finetune" and is_zero_shot(study):
         return "the model as it is, untrained", 0
+    most = max(study.contenders.values(), key=lambda own: _million_parameters(own) or 0)  # the choice may fall on it
+    size, training = _million_parameters(most), most.training
+    of = "" if study.candidates is None else " of the best candidate"
     if stage == "finetune":
-        what = f"{'up to ' if study.design == 'auto' else ''}{models} fine-tunes on {study.training.workers} workers"
-        return what, _product(labels, max(models - 1, 1), study.training.epochs, TRAIN_SECONDS, size)
+        upto = "up to " if study.design == "auto" else ""
+        what = f"{upto}{models} fine-tunes{of} on {training.workers} workers"
+        return what, _product(labels, max(models - 1, 1), training.epochs, TRAIN_SECONDS, size)
     if stage == "predict":
         amount = f"{texts} texts" if texts is not None else "every text"
         return f"predict {amount} with {models} models", _product(texts, models, PREDICT_SECONDS, size)
     kinds = {"allocate": "fit the scaling law, choose the design", "rectify": "the rectified estimate"}
     return kinds.get(stage, "report.html and its figures"), 0
+
+
+def _pilots(study: Study) -> tuple[str, float | None]:
+    pilots = study.pilots
+    if pilots is None or study.design in ("classical", "rectify-only"):
+        return "no pilots", 0
+    contenders = study.contenders.values()
+    rows = sum(pilots.sizes) * pilots.seeds
+    if pilots.scheme == "cross-validated":
+        rows *= pilots.folds - 1  # each fold is trained on the others
+    work = [_product(rows, own.training.epochs, TRAIN_SECONDS, _million_parameters(own)) for own in contenders]
+    names, upto = ", ".join(own.model.name for own in contenders), "up to " if pilots.scheme == "ramp-up" else ""
+    what = f"{upto}{pilots.fits * len(work)} pilot fine-tunes of {names}, sizes {pilots.sizes}"
+    return what, None if None in work else sum(seconds for seconds in work if seconds is not None)
 
 
 def _product(*factors: float | None) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import re
 import subprocess
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
@@ -21,7 +22,7 @@ STAGES = ("tables", "pilot", "allocate", "finetune", "predict", "rectify", "repo
 #: Settings that each stage reads, as dotted keys; what a stage inherits from the one before is not repeated.
 SETTINGS: Mapping[str, tuple[str, ...]] = {
     "tables": ("data", "labels", "seed", "target.features"),
-    "pilot": ("pilots", "model", "training", "objective"),
+    "pilot": ("pilots", "model", "candidates", "training", "objective"),
     "allocate": ("design", "folds", "max_finetunes", "finetune_labels", "alpha"),
     "finetune": ("model", "training", "objective"),
     "predict": ("inference",),
@@ -33,12 +34,16 @@ SETTINGS: Mapping[str, tuple[str, ...]] = {
 EFFORT = frozenset(
     {
         *(f"training.{name}" for name in spec.EFFORT),
-        "pilots.max_failures",
+        *(f"pilots.{name}" for name in ("max_failures", "cpus_per_pilot", "gpus_per_pilot")),
         "inference.actors",
         "data.max_rows",
         "data.max_bytes",
     }
 )
+
+#: Settings that came later, and the value at which they are as if they were not there: runs that were finished before
+#: stay finished.
+LATER: Mapping[str, Any] = {"pilots.scheme": "shared", "pilots.folds": 5, "candidates": None, "model.layer": None}
 
 _PACKAGES = ("ftrect-ray", "ray", "torch", "transformers", "peft", "deepspeed", "numpy", "scipy", "pyarrow")
 
@@ -65,14 +70,21 @@ def settings_of(study: Study, stage: str) -> dict[str, Any]:
     return {
         key: value
         for key, value in flatten(study.model_dump(mode="json")).items()
-        if key not in EFFORT and any(key == name or key.startswith(name + ".") for name in wanted)
+        if not _is_effort(key)
+        and (key, value) not in LATER.items()
+        and any(key == name or key.startswith(name + ".") for name in wanted)
     }
+
+
+def _is_effort(key: str) -> bool:
+    """Whether the setting, a candidate's own ones included, says how hard to try."""
+    return re.sub(r"^candidates\.[^.]+\.", "", key) in EFFORT
 
 
 def changes(old: Study, new: Study) -> dict[str, tuple[Any, Any]]:
     """Settings that differ, ``{dotted key: (old, new)}``, effort settings left out."""
     before, after = (flatten(study.model_dump(mode="json")) for study in (old, new))
-    keys = [key for key in [*before, *(k for k in after if k not in before)] if key not in EFFORT]
+    keys = [key for key in [*before, *(k for k in after if k not in before)] if not _is_effort(key)]
     return {key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)}
 
 

@@ -20,7 +20,7 @@ def gather(run: Run) -> ReportInputs:
     rectifying = evidence.rectifier >= 0
     pilots = storage.exists("pilots.parquet") and stages.get("pilot", {}).get("status") == "done"
     return ReportInputs(
-        study=run.study.model_dump(mode="json"),
+        study=run.chosen.model_dump(mode="json"),
         study_yaml=dump_study(run.study),
         estimate=estimate,
         labels=int(evidence.labelled.sum()),

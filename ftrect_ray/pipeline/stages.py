@@ -16,14 +16,17 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from ftrect_ray.errors import InputError, InputErrors
-from ftrect_ray.finetune.spec import RESULT, Coefficients, FitResult
-from ftrect_ray.ledger import ZERO_SHOT, Ledger, Use
-from ftrect_ray.pipeline.allocate import decide, fit_law
+from ftrect_ray.finetune.spec import RESULT, FitResult
+from ftrect_ray.finetune.untrained import asked, untrained
+from ftrect_ray.ledger import ZERO_SHOT, Ledger
+from ftrect_ray.pipeline.allocate import decide
 from ftrect_ray.pipeline.check import check_base, check_budget
 from ftrect_ray.pipeline.context import Run
-from ftrect_ray.pipeline.design import PILOT_USES, plan_fits
+from ftrect_ray.pipeline.design import plan_fits, spent_by_pilots
+from ftrect_ray.pipeline.evidence import Evidence, gather_evidence, law_document
+from ftrect_ray.pipeline.piloting import run_pilot_stage
 from ftrect_ray.pipeline.record import settings_of
-from ftrect_ray.study import Lora, Study, digest
+from ftrect_ray.study import Study, digest
 from ftrect_ray.tables import LoadedTable, load_table
 from ftrect_ray.targets import Question
 
@@ -40,9 +43,10 @@ def key(run: Run, stage: str) -> str:
         return digest([base, own])
     if stage == "allocate":
         return digest([base, own, None if needless(run, "pilot") else key(run, "pilot")])
-    decision = run.decision.to_dict() if run.storage.exists("allocation.json") else None
     if stage == "finetune":
-        return digest([base, own, decision])
+        if not run.storage.exists("allocation.json"):
+            return digest([base, own, None])
+        return digest([base, settings_of(run.chosen, stage), run.decision.to_dict()])
     if stage == "predict":
         return digest([key(run, "finetune"), own])
     if stage == "rectify":
@@ -116,58 +120,27 @@ def _truth(study: Study, loaded: LoadedTable) -> dict[str, Any]:
 
 
 def pilot(run: Run) -> dict[str, Any]:
-    """Measure the residual variance at several sizes, each label charged."""
-    from ftrect_ray.finetune.pilot import plan_pilots
-    from ftrect_ray.finetune.pilots import run_pilots
-
-    study = run.study
-    assert study.pilots is not None
-    specs = plan_pilots(
-        run.labeled, study.pilots, study.model, study.training, study.objective, study.seed,
-        Coefficients.of(study.target, study.objective),
-    )  # fmt: skip
-    ledger = Ledger(run.labeled.ids)
-    for spec in specs:
-        ledger.record(Use.PILOT_TRAIN, spec.name, spec.fit.train.ids)
-        ledger.record(Use.PILOT_STOP, spec.name, spec.fit.stop.ids)
-        ledger.record(Use.PILOT_MEASURE, spec.name, spec.measure.ids)
-    ledger.save(run.storage)
-    layout = run.layout()
-    results = run_pilots(
-        [replace(spec, fit=replace(spec.fit, cache=_cache(run))) for spec in specs],
-        storage=run.storage.url("work", "pilots"),
-        slots=layout.pilot_slots,
-        max_failures=study.pilots.max_failures,
-        cpus=1,
-        gpus=layout.gpus_per_worker,
-    )
-    run.storage.write_table(pa.Table.from_pylist([asdict(result) for result in results]), "pilots.parquet")
-    done = [result for result in results if result.status == "done"]
-    failed = len(results) - len(done)
-    return {
-        "model_seconds": round(sum(result.model_seconds or 0.0 for result in done) / layout.pilot_slots, 2),
-        "failed": failed,
-        "summary": f"— {len(done)} pilots measured" + (f", {failed} failed" if failed else ""),
-    }
+    """Measure the residual variance of every candidate at several sizes, each label charged."""
+    return run_pilot_stage(run)
 
 
 def allocate(run: Run) -> dict[str, Any]:
-    """The law, the predicted variance of every design, the decision, and the labels charged for it."""
+    """The law of each candidate, the predicted variance of every design, the decision, and the labels for it."""
     study, rows = run.study, run.labeled
-    fit = None
-    if not needless(run, "pilot"):
-        pilots = run.storage.read_table("pilots.parquet").to_pylist()
-        done = [row for row in pilots if row["status"] == "done"]
-        fit, document = fit_law(
-            [row["size"] for row in done], [row["residual_variance"] for row in done], len(rows), study.seed
-        )
-        run.storage.write_json(document, "scaling_law.json")
-    else:
-        run.storage.delete("scaling_law.json")
-    spent = len({name for use in PILOT_USES for name in run.ledger.ids(use)}) if fit is not None else 0
+    evidence = Evidence.none() if needless(run, "pilot") else gather_evidence(run)
     decision, document = decide(
-        study, fit, rows=rows, unlabeled=run.n_unlabeled, spent=spent, predictions=run.labeled_predictions
+        study,
+        {name: fit for name, (fit, _) in evidence.laws.items()},
+        rows=rows,
+        unlabeled=run.n_unlabeled,
+        spent=len(spent_by_pilots(run.ledger)) if evidence.laws else 0,
+        predictions=run.labeled_predictions,
+        zero_shot=evidence.zero_shot,
+        compute=evidence.compute,
     )
+    run.storage.delete("scaling_law.json")
+    if evidence.laws:
+        run.storage.write_json(law_document(evidence, document["candidate"]), "scaling_law.json")
     ledger = run.ledger
     plan_fits(decision, rows, study, ledger)
     ledger.save(run.storage)
@@ -185,10 +158,10 @@ def finetune(run: Run) -> dict[str, Any]:
     if decision.zero_shot:
         return _untrained(run)
     specs = plan_fits(decision, run.labeled, run.study, run.ledger)
-    missing = [replace(spec, cache=_cache(run)) for spec in specs if not _is_there(run, spec.name, spec.key)]
+    missing = [replace(spec, cache=run.cache) for spec in specs if not _is_there(run, spec.name, spec.key)]
     parallel = 1
     if missing:
-        parallel = run.layout(finetunes=len(missing)).finetunes_in_parallel
+        parallel = run.layout(run.chosen, finetunes=len(missing)).finetunes_in_parallel
         work = storage.url("work", "finetune")
         with storage.local_folder("model") as home:
             train_all(missing, storage=work, destination=home, parallel=parallel)
@@ -201,32 +174,19 @@ def finetune(run: Run) -> dict[str, Any]:
     }
 
 
-def _cache(run: Run) -> str:
-    """Where all fits of the run, pilots included, find each other's tokens and frozen features."""
-    return run.storage.url("work", "texts")
-
-
 def _is_there(run: Run, model: str, key: str) -> bool:
     place = ("model", model, RESULT)
     return run.storage.exists(*place) and run.storage.read_json(*place)["key"] == key
 
 
 def _untrained(run: Run) -> dict[str, Any]:
-    """The study's model as it is, where a fine-tune's would be: an adapter that changes nothing, and no copy of it.
-
-    A text without a prediction gets the middle of the options' values: every label rectifies, none may stand in.
-    """
-    from ftrect_ray.predictor import Predictor, Scale
-
-    asked = run.study.model
-    assert asked.options is not None  # the study checks it
-    model = asked.model_copy(update={"adapter": "lora", "lora": Lora(rank=1)})
-    name = digest([ZERO_SHOT, model.model_dump()])
+    """The model as it is, where a fine-tune's would be."""
+    model = run.chosen.model
+    name = digest([ZERO_SHOT, asked(model).model_dump(exclude={"layer"})])
     if not _is_there(run, ZERO_SHOT, name):
-        values = asked.options.answers.values()
         with run.storage.local_folder("model") as home:
             shutil.rmtree(home / ZERO_SHOT, ignore_errors=True)
-            Predictor.create(model, scale=Scale(train_mean=(min(values) + max(values)) / 2)).save(home / ZERO_SHOT)
+            untrained(model).save(home / ZERO_SHOT)
             FitResult.of(ZERO_SHOT, (), best_epoch=0).write(home / ZERO_SHOT, name)
     return {"summary": "— the model as it is, untrained"}
 
@@ -239,7 +199,7 @@ def predict(run: Run) -> dict[str, Any]:
     names = run.decision.model_names
     for stale in set(run.storage.list("predictions")) - set(names):
         run.storage.delete("predictions", stale)
-    layout = run.layout()
+    layout = run.layout(run.chosen)
     summary = predict_all(
         run.storage, names, run.study.inference, actors=layout.inference_actors, gpus=layout.gpus_per_worker
     )

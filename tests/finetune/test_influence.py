@@ -14,7 +14,8 @@ from ftrect_ray import estimators
 from ftrect_ray.errors import InputError, StatisticalRefusal
 from ftrect_ray.finetune import objectives
 from ftrect_ray.finetune.influence import Influence
-from ftrect_ray.finetune.pilot import PilotSpec, measure, plan_pilots
+from ftrect_ray.finetune.pilot import PilotSpec, measure
+from ftrect_ray.finetune.pilot_plan import plan_pilots
 from ftrect_ray.finetune.spec import Coefficients, FitSpec, Rows
 from ftrect_ray.study import Model, OlsTarget, Pilots, Training
 

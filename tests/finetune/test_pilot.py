@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from ftrect_ray.errors import InputError
-from ftrect_ray.finetune.pilot import PilotRecords, PilotResult, PilotSpec, measure, plan_pilots
+from ftrect_ray.finetune.pilot import PilotRecords, PilotResult, PilotSpec, measure
+from ftrect_ray.finetune.pilot_plan import is_untrained, plan_all, plan_pilots, plan_untrained
 from ftrect_ray.finetune.spec import Rows
 from ftrect_ray.storage import RunStorage
 from ftrect_ray.study import Model, Pilots, Training
+from ftrect_ray.study_file import parse_study
 
 
 def labels(n: int = 100) -> Rows:
@@ -110,6 +112,49 @@ def test_a_budget_that_is_too_small_is_refused_with_numbers(n, validation):
     )
 
 
+def test_a_cross_validated_pilot_is_one_of_each_fold_and_needs_no_validation_rows():
+    pilots = Pilots(scheme="cross-validated", sizes=[20, 60], seeds=2, folds=3)
+    specs = plan_pilots(labels(60), pilots, Model(), Training(), "variance", 7)
+    assert [spec.name for spec in specs[:4]] == [
+        "pilot-s20-r0-f0",
+        "pilot-s20-r0-f1",
+        "pilot-s20-r0-f2",
+        "pilot-s60-r0-f0",
+    ]
+    assert len(specs) == pilots.fits
+    for spec in specs:
+        assert not set(consumed(spec)) & set(spec.measure.ids)
+        assert spec.consumed + len(spec.measure) == spec.size
+    with pytest.raises(InputError, match=r"'pilots.sizes' asks for 60 labels of 50 \(pilots\) — lower pilots.sizes"):
+        plan_pilots(labels(50), pilots, Model(), Training(), "variance", 7)
+
+
+STUDY = (
+    "study: a\ndata: {source: vader, text: text, label: rating}\npilots: {sizes: [10, 20], seeds: 1, validation: 20}\n"
+)
+ASKED = "{name: smollm2, adapter: lora, options: {prompt: 'Good? {text}', answers: {bad: 0, good: 1}}}"
+
+
+def test_candidates_get_the_same_rows_and_an_askable_one_is_measured_untrained_on_every_label():
+    study = parse_study(STUDY + f"candidates: {{mini: {{model: {{name: minilm}}}}, llm: {{model: {ASKED}}}}}")
+    untrained, *specs = plan_all(labels(), study)
+    names = [f"pilot-{name}-s{size}-r0" for name in ("mini", "llm") for size in (10, 20)]
+    assert [spec.name for spec in specs] == names
+    assert [spec.candidate for spec in specs] == ["mini", "mini", "llm", "llm"]
+    assert [consumed(spec) for spec in specs[:2]] == [consumed(spec) for spec in specs[2:]]
+    assert (untrained.name, untrained.size, untrained.consumed) == ("pilot-llm-s0", 0, 0)
+    assert untrained.measure.ids == labels().ids
+    assert is_untrained(untrained.name)
+    assert not any(is_untrained(name) for name in names)
+
+
+def test_a_record_of_the_only_model_serves_it_among_candidates():
+    alone = plan_all(labels(), parse_study(STUDY))
+    among = plan_all(labels(), parse_study(STUDY + "candidates: {mini: {model: {name: minilm}}}"))
+    assert [spec.key for spec in alone] == [spec.key for spec in among]
+    assert [spec.name for spec in alone] == ["pilot-s10-r0", "pilot-s20-r0"]
+
+
 def test_a_budget_that_just_suffices_is_taken():
     assert len(plan(n=60, validation=20)) == 6
 
@@ -180,7 +225,60 @@ def test_a_record_is_read_back_by_the_same_pilot_and_no_other(tmp_path, spec, re
     assert [path.name for path in (tmp_path / "pilots").iterdir()] == [f"{spec.key}.json"]
 
 
+def test_residuals_are_kept_beside_the_measurement(tmp_path, spec, result):
+    records = PilotRecords(RunStorage.open(tmp_path / "pilots"))
+    assert records.residuals(spec) is None
+    assert measure(spec, records).residual_variance == result.residual_variance
+    kept = records.residuals(spec)
+    assert kept["id"].to_pylist() == list(spec.measure.ids)
+    assert np.var(kept["residual"].to_numpy(), ddof=1) == pytest.approx(result.residual_variance, rel=1e-12)
+
+
+def test_a_record_is_found_by_another_candidate_of_the_same_content(tmp_path, spec, result):
+    records = PilotRecords(RunStorage.open(tmp_path / "pilots"))
+    records.save(spec, result)
+    renamed = replace(spec, name="pilot-mini-s40-r0", candidate="mini")
+    assert records.load(renamed) == replace(result, name="pilot-mini-s40-r0", candidate="mini")
+
+
+def test_a_record_of_an_earlier_version_is_read(tmp_path, spec, result):
+    records = PilotRecords(RunStorage.open(tmp_path / "pilots"))
+    later = ("kind", "candidate", "consumed", "train_seconds", "predict_seconds")
+    old = {key: value for key, value in asdict(result).items() if key not in later}
+    records.storage.write_json(old, f"{spec.key}.json")
+    assert records.load(spec).residual_variance == result.residual_variance
+
+
 def test_a_failed_pilot_has_a_reason_and_no_numbers(spec):
-    values = asdict(PilotResult.failed(spec, "because"))
+    values = asdict(PilotResult.failed(spec, "because", "diverged"))
     assert (values["status"], values["error"], values["n_measure"]) == ("failed", "because", 40)
     assert values["residual_variance"] is None
+
+
+# ------------------------------------------------------------------------------------------- untrained models
+
+
+def test_an_untrained_pilot_is_one_pass_of_the_model_as_it_is(tiny_llama, spec, tmp_path):
+    from ftrect_ray.finetune.untrained import untrained
+
+    options = {"prompt": "the film {text} was", "answers": {"good": 8, "bad": 3}}
+    model = Model(name=str(tiny_llama), max_tokens=24, adapter="lora", options=options)
+    rows = replace(spec.measure, texts=("", *spec.measure.texts[1:]))
+    asked = plan_untrained(rows, model, Training(precision="fp32"), "variance", None, "llm")
+    records = PilotRecords(RunStorage.open(tmp_path))
+    found = measure(asked, records)
+    predicted, _ = untrained(model).predict(rows.texts)
+    predicted = np.where(np.isnan(predicted), 5.5, predicted)  # the middle of the options: no answer has a part in it
+    assert found.residual_variance == pytest.approx(np.var(rows.answers - predicted, ddof=1), rel=1e-6)
+    assert (found.name, found.size, found.consumed, found.best_epoch) == ("pilot-llm-s0", 0, 0, 0)
+    assert found.train_seconds == 0
+    assert records.residuals(asked).num_rows == len(rows)
+
+
+def test_only_a_model_that_answers_a_prompt_by_itself_can_be_asked_untrained():
+    rows = labels(30)
+    assert plan_untrained(rows, Model(), Training(), "variance") is None
+    model = Model(name="smollm2", adapter="lora", options={"prompt": "{text}", "answers": {"a": 0, "b": 1}})
+    first = plan_untrained(rows, model, Training(), "variance")
+    assert first.key == plan_untrained(rows, model, Training(epochs=3), "variance").key  # training changes nothing
+    assert first.key != plan_untrained(rows, model, Training(precision="fp32"), "variance").key

@@ -18,7 +18,8 @@ import psutil
 import pytest
 
 from ftrect_ray.errors import EnvironmentFault, InputError, StatisticalRefusal
-from ftrect_ray.finetune.pilot import PilotResult, PilotSpec, measure, plan_pilots
+from ftrect_ray.finetune.pilot import PilotResult, PilotSpec, measure
+from ftrect_ray.finetune.pilot_plan import plan_pilots
 from ftrect_ray.finetune.spec import Rows
 from ftrect_ray.study import Model, Pilots
 
@@ -78,9 +79,11 @@ def plan(tiny_bert, make_spec) -> Callable[..., list[PilotSpec]]:
 
 
 def run(specs: list[PilotSpec], storage: Path, **settings) -> list[PilotResult]:
-    from ftrect_ray.finetune.pilots import run_pilots
+    from ftrect_ray.finetune.pilots import refuse_failed, run_pilots
 
-    return run_pilots(specs, **{"storage": str(storage), "slots": 2, "max_failures": 0} | settings)
+    results = run_pilots(specs, **{"storage": str(storage), "slots": 2, "max_failures": 0} | settings)
+    refuse_failed(results)
+    return results
 
 
 def trial_processes() -> list[psutil.Process]:
@@ -117,7 +120,8 @@ def test_six_pilots_load_their_libraries_twice_and_are_measured_once(cluster, pl
     told.clear()
     assert run(specs, tmp_path, on_result=on_result) == results  # seconds too: read, not measured
     assert told == [spec.name for spec in specs]
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(f"{spec.key}.json" for spec in specs)
+    files = {f"{spec.key}.{kind}" for spec in specs for kind in ("json", "parquet")}
+    assert {path.name for path in tmp_path.iterdir()} == files
 
     before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     more = run(plan(sizes=(20, 30, 40, 60), seeds=2), tmp_path)
@@ -141,9 +145,8 @@ def test_a_failing_pilot_does_not_take_the_others_along(cluster, plan, tmp_path,
     assert results[0].error.startswith("the fine-tune 'pilot-s20-r0' diverged: the loss is not finite in epoch 1, step")
     assert "lower training.learning_rate" in results[0].error
     assert results[1].error == (None if max_failures else "its worker died (killed, or out of memory)")
-    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json"] * (
-        1 + max_failures
-    )  # failures leave nothing
+    done = [".json", ".parquet"] * (1 + max_failures)
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == sorted(done)  # failures leave nothing
 
 
 def test_where_all_fail_the_error_has_their_reason_and_its_kind(cluster, plan, tmp_path):
@@ -209,4 +212,44 @@ def test_a_killed_driver_is_continued_by_tunes_restore_without_repeating_what_is
     assert len(restored) == 1
     assert [(result.name, result.status) for result in results] == [(spec.name, "done") for spec in specs]
     assert all(path.stat().st_mtime_ns == moment for path, moment in finished.items())
-    assert {json.loads(path.read_text())["name"] for path in storage.iterdir()} == {spec.name for spec in specs}
+    assert {json.loads(path.read_text())["name"] for path in storage.glob("*.json")} == {spec.name for spec in specs}
+
+
+def test_a_climb_keeps_its_workers_from_round_to_round_and_tries_a_dead_one_again(cluster, plan, tmp_path):
+    from ftrect_ray.finetune.climbing import climb_pilots
+    from ftrect_ray.finetune.pilots import Pace
+
+    specs, workers, rounds, pace = plan(sizes=(20, 30, 40, 50)), set(), [], Pace()
+
+    def following(results):
+        rounds.append([result.name for result in results])
+        return specs[len(results) : len(results) + 1]
+
+    def on_result(result: PilotResult) -> None:
+        workers.update(process.pid for process in trial_processes())
+        if result.size == 30:  # its process waits for the next round
+            for process in trial_processes():
+                process.kill()
+
+    settings = {"storage": str(tmp_path), "slots": 2, "max_failures": 1, "pace": pace}
+    results = climb_pilots(specs, following, on_result=on_result, **settings)
+    assert [(result.name, result.status) for result in results] == [(spec.name, "done") for spec in specs]
+    names = [spec.name for spec in specs]
+    assert rounds == [names[:k] for k in range(5)]
+    assert len(workers) <= 2  # one before it was killed, and one after
+    assert 0 < pace.orchestration < 1
+    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".parquet"}
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert climb_pilots(specs, lambda known: specs if not known else [], **settings) == results
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+
+
+def test_a_climb_goes_on_where_a_pilot_fails(cluster, plan, tmp_path):
+    from ftrect_ray.finetune.climbing import climb_pilots
+
+    first, second = plan(sizes=(20, 40))
+    specs = [diverging(first), second]
+    results = climb_pilots(
+        specs, lambda known: specs[len(known) : len(known) + 1], storage=str(tmp_path), slots=1, max_failures=0
+    )
+    assert [(result.status, result.kind) for result in results] == [("failed", "diverged"), ("done", "")]

@@ -9,7 +9,7 @@ import pytest
 
 from ftrect_ray.errors import FtrectError, InputErrors, StatisticalRefusal
 from ftrect_ray.finetune.spec import Rows
-from ftrect_ray.pipeline.check import check_budget, check_prompt
+from ftrect_ray.pipeline.check import check_base, check_budget, check_prompt
 from ftrect_ray.pipeline.context import label_budget
 from ftrect_ray.study import Study
 from ftrect_ray.study_file import parse_study
@@ -127,3 +127,43 @@ def test_errors_have_a_remedy(tmp_path: Path) -> None:
     (error,) = check_budget(study, load_table(study.data, None, 7))
     assert isinstance(error, FtrectError)
     assert error.mend.startswith("take examples from texts outside the table")
+
+
+@pytest.mark.parametrize(
+    ("pilots", "message"),
+    [
+        ("{sizes: [20, 160], seeds: 1}", "'pilots.sizes' asks for 160 labels; of 200, 50 are held for validation"),
+        ("{scheme: ramp-up, sizes: [20, 40, 160], seeds: 1}", "'pilots.sizes' asks for 160 labels; of 200, 50 are"),
+        ("{scheme: cross-validated, sizes: [20, 201], seeds: 1}", "'pilots.sizes' asks for 201 labels of 200"),
+        ("{scheme: cross-validated, sizes: [20, 200], seeds: 1}", None),
+    ],
+)
+def test_pilots_beyond_the_budget_are_refused_before_any_work(pilots: str, message: str | None, tmp_path: Path) -> None:
+    found = problems(study_of(tmp_path, f"pilots={pilots}"))
+    assert [line.startswith(str(message)) for line in found] == [True] * (message is not None)
+
+
+def test_folds_of_few_clusters_are_refused_before_any_work(tmp_path: Path) -> None:
+    study = study_of(
+        tmp_path, "pilots={scheme: cross-validated, sizes: [10, 20], seeds: 1, folds: 5}", "data.cluster=group"
+    )
+    table = tmp_path / "texts.csv"
+    head, *lines = table.read_text().splitlines()
+    table.write_text("\n".join([head + ",group", *(f"{line},g{i // 20}" for i, line in enumerate(lines))]))
+    (found,) = problems(study)
+    assert found.startswith("10 labels of 1 clusters are too few for 5 folds (pilots.folds)")
+
+
+def test_a_prompt_of_any_candidate_must_not_show_a_labelled_row(tmp_path: Path) -> None:
+    study = study_of(tmp_path, "candidates={a: {model: {name: minilm}}, b: {model: {name: minilm}}}", SMALL_PILOTS)
+    shown = prompted(tmp_path, PROMPT).model
+    candidates = {**study.candidates, "b": study.candidates["b"].model_copy(update={"model": shown})}
+    (found,) = problems(study.model_copy(update={"candidates": candidates}))
+    assert "(candidates.b.model.options.prompt)" in found
+
+
+def test_a_candidate_whose_folder_would_not_load_is_named(tmp_path: Path) -> None:
+    gone = tmp_path / "nowhere"
+    study = study_of(tmp_path, f"candidates={{a: {{model: {{name: minilm}}}}, b: {{model: {{name: {gone}}}}}}}")
+    (problem,) = check_base(study)
+    assert str(gone) in str(problem)

@@ -84,7 +84,10 @@ def test_every_artifact_stands_and_says_what_it_promised(finished: tuple[Path, s
     assert (estimate["n"], estimate["m"]) == (LABELS, TEXTS - LABELS)
     assert estimate["diagnostics"]["prediction_errors"] == 9
     names = [row["name"] for row in allocation["designs"]]
-    assert names == ["classical", "rectify-only", "split", "split-after-pilots", "recycle", "crossfit-2"]
+    single = ["classical", "rectify-only", "split", "split-after-pilots", "recycle", "sequential"]
+    assert names == [*single, *(f"crossfit-{folds}" for folds in range(2, 11))]
+    residuals = pq.read_table(folder / "pilot_residuals.parquet")
+    assert residuals.num_rows == 3 * 30
     assert allocation["chosen"] == "crossfit-2"
     law = load(folder, "scaling_law.json")
     assert {"a", "alpha", "b", "r2", "intervals", "status", "s_star"} <= law.keys()

@@ -25,6 +25,10 @@ TEXT = "study: a\ndata: {source: vader, text: text, label: rating}\n"
         ("target={kind: ols, features: [x]}", "tables"),
         ("pilots.seeds=3", "pilot"),
         ("pilots.sizes=[60]", "pilot"),
+        ("pilots.scheme=cross-validated", "pilot"),
+        ("candidates={a: {model: {name: minilm}}}", "pilot"),
+        ("pilots.cpus_per_pilot=2", None),
+        ("pilots.gpus_per_pilot=0.5", None),
         ("training.epochs=4", "pilot"),
         ("design=crossfit", "allocate"),
         ("alpha=0.1", "allocate"),
@@ -49,6 +53,20 @@ def test_another_coefficient_is_another_fine_tune_where_the_objective_aims_at_it
         assert invalidated(changes(old, new), new)[0] == first
         same = settings_of(old, "finetune") == settings_of(new, "finetune")
         assert same == (objective == "variance")
+
+
+def test_settings_that_came_later_leave_finished_runs_finished() -> None:
+    old = settings_of(parse_study(TEXT), "pilot")
+    assert not old.keys() & {"candidates", "pilots.scheme", "pilots.folds", "pilots.cpus_per_pilot"}
+    assert "pilots.scheme" in settings_of(parse_study(TEXT, ["pilots.scheme=cross-validated"]), "pilot")
+
+
+def test_a_candidate_has_efforts_of_its_own() -> None:
+    text = TEXT + "candidates: {a: {model: {name: minilm}, training: {epochs: 9, max_failures: %d}}}"
+    old, new = parse_study(text % 1), parse_study(text % 2)
+    assert changes(old, new) == {}
+    assert settings_of(old, "pilot") == settings_of(new, "pilot")
+    assert invalidated(changes(old, parse_study(text % 1, ["candidates.a.training.epochs=8"])), old)[0] == "pilot"
 
 
 def test_a_changed_study_is_refused_with_field_hashes_and_remedy(tmp_path) -> None:

@@ -1,0 +1,146 @@
+"""What a run's pilots say, in the form that a plan takes: laws with their doubt, zero-shot variances, seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ftrect_ray.allocation import Compute, LawFit, fit_scaling_law, s_star, s_star_interval
+from ftrect_ray.errors import StatisticalRefusal
+from ftrect_ray.finetune.influence import Influence
+from ftrect_ray.finetune.spec import Coefficients
+from ftrect_ray.pipeline.context import Run
+from ftrect_ray.pipeline.measured import measurements, replicates
+
+#: Points of the curve and its band that the report draws.
+BAND_POINTS = 60
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """By candidate; ``""`` where the study has one model.
+
+    Attributes
+    ----------
+    laws : mapping of name to (LawFit, dict)
+        The fit and its part of ``scaling_law.json``.
+    zero_shot : mapping of name to float
+        ν of the model as it is, on every label.
+    compute : mapping of name to Compute
+        Device-seconds.
+    """
+
+    laws: Mapping[str, tuple[LawFit, dict[str, Any]]]
+    zero_shot: Mapping[str, float]
+    compute: Mapping[str, Compute]
+
+    @classmethod
+    def none(cls) -> Evidence:
+        """Of a study without pilots."""
+        return cls({}, {}, {})
+
+
+def gather_evidence(run: Run) -> Evidence:
+    """From ``pilots.parquet`` and ``pilot_residuals.parquet``.
+
+    Raises
+    ------
+    StatisticalRefusal
+        Where no pilot was measured.
+    """
+    study, rows, storage = run.study, run.labeled, run.storage
+    pilots = storage.read_table("pilots.parquet").to_pylist()
+    name = "pilot_residuals.parquet"
+    measured = measurements(pilots, storage.read_table(name) if storage.exists(name) else None, rows, study)
+    if not measured:
+        raise StatisticalRefusal(
+            "no pilot was measured", where="pilots", mend="see pilots.parquet for the reasons, or name a design"
+        )
+    influence = Influence.of(study.objective, Coefficients.of(study.target, study.objective), rows)
+    redrawn = replicates(measured, rows, influence, study.seed)
+    laws = {
+        candidate: fit_law(
+            [one.size for one in own],
+            [one.variance for one in own],
+            len(rows),
+            study.seed,
+            counts=[one.count for one in own],
+            replicates=redrawn.get(candidate),
+        )
+        for candidate, own in measured.items()
+    }
+    done = [row for row in pilots if row["status"] == "done"]
+    zero_shot = {row.get("candidate", ""): row["residual_variance"] for row in done if row["size"] == 0}
+    devices = run.record.content["stages"].get("pilot", {}).get("devices", 1)
+    trained = {name: [row for row in done if row["size"] and row.get("candidate", "") == name] for name in laws}
+    found = {candidate: compute_of(own, devices) for candidate, own in trained.items()}
+    return Evidence(laws, zero_shot, {name: compute for name, compute in found.items() if compute is not None})
+
+
+def fit_law(
+    sizes: Sequence[float],
+    variances: Sequence[float],
+    n: int,
+    seed: int,
+    *,
+    counts: Sequence[int] | None = None,
+    replicates: np.ndarray | None = None,
+) -> tuple[LawFit, dict[str, Any]]:
+    """The scaling law and ``scaling_law.json``.
+
+    Parameters
+    ----------
+    sizes, variances : sequences of equal length
+        One entry a pilot: labels that it consumed, residual variance that it left.
+    n : int
+        The label budget, for s* and its interval.
+    seed : int
+        Of the bootstrap.
+    counts : sequence of int, optional
+        Rows that each variance was measured on.
+    replicates : ndarray (B, p), optional
+        Bootstrap versions of the variances.
+    """
+    fit = fit_scaling_law(sizes, variances, counts=counts, replicates=replicates, seed=seed)
+    interval = s_star_interval(fit, n)
+    document = fit.to_dict()
+    document |= document.pop("law")
+    document["message"] = document.pop("reason")
+    document["curve"] = fit.curve.to_dict()
+    document["s_star"] = {
+        "labels": n,
+        "value": s_star(fit.law, n),
+        "interval": None if interval is None else list(interval),
+    }
+    grid = np.geomspace(min(sizes), max(n, *sizes), BAND_POINTS)
+    draws = fit.curve.draws_at(grid)
+    if len(draws):
+        low, high = np.percentile(draws, [2.5, 97.5], axis=0)
+        document["band"] = {"sizes": grid.tolist(), "low": low.tolist(), "high": high.tolist()}
+    return fit, document
+
+
+def law_document(evidence: Evidence, candidate: str) -> dict[str, Any]:
+    """``scaling_law.json``: the law of the ``candidate`` that was chosen, and under ``candidates`` all of them."""
+    documents = {name: document for name, (_, document) in evidence.laws.items()}
+    chosen = documents.get(candidate) or next(iter(documents.values()))
+    return chosen if list(documents) == [""] else {**chosen, "candidates": documents}
+
+
+def compute_of(pilots: Sequence[Mapping[str, Any]], devices: float) -> Compute | None:
+    """Device-seconds that one candidate's ``pilots`` took; None where an earlier version of ftrect measured them.
+
+    Predicting is as slow as for the slowest pilot: others may have found their features computed already.
+    """
+    timed = [row for row in pilots if row.get("train_seconds") is not None and row.get("consumed")]
+    if not timed:
+        return None
+    trained, consumed = (sum(row[key] for row in timed) for key in ("train_seconds", "consumed"))
+    return Compute(
+        train_seconds_per_label=devices * trained / consumed,
+        predict_seconds_per_text=devices * max(row["predict_seconds"] / row["n_measure"] for row in timed),
+        seconds_per_finetune=devices * max(0.0, float(np.median([r["seconds"] - r["model_seconds"] for r in timed]))),
+    )

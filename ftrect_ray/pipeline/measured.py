@@ -1,0 +1,164 @@
+"""What the pilots measured, as the law takes it: one variance a size and repetition, and how they err together.
+
+Pilots that share validation rows share their luck: a replicate draws these rows anew once, for all pilots of all
+candidates, and beside it the difference that training makes, as repetitions of one size show it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ftrect_ray.allocation import fit_scaling_law
+from ftrect_ray.finetune.influence import Influence
+from ftrect_ray.finetune.spec import Coefficients, Rows
+from ftrect_ray.study import Study
+
+#: Bootstrap replicates; the 2.5 % points of s* move by a few percent between seeds.
+REPLICATES = 400
+
+#: Parameters of the law: of so many pilots in all, one repetition each, the misfit tells nothing.
+PARAMETERS = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """One pilot, or all folds of a cross-validated one.
+
+    Attributes
+    ----------
+    size : float
+        Labels that the fine-tune consumed.
+    nested : int
+        Labels of the nested set.
+    variance : float
+        ν.
+    count : int
+        Rows that it was measured on.
+    positions : ndarray (count,) of int or None
+        Of these rows in the budget; None where the residuals were not kept.
+    influence : ndarray (count, d) or None
+        u, whose covariance ν is a function of.
+    """
+
+    size: float
+    nested: int
+    variance: float
+    count: int
+    positions: np.ndarray | None = None
+    influence: np.ndarray | None = None
+
+
+def measurements(
+    pilots: Sequence[Mapping[str, Any]], residuals: pa.Table | None, rows: Rows, study: Study
+) -> dict[str, list[Measurement]]:
+    """By candidate, in the study's order; a candidate of which nothing was measured is left out.
+
+    A cross-validated pilot counts where all its folds were measured, and its variance is that of their residuals
+    together.
+
+    Parameters
+    ----------
+    pilots : sequence of mapping
+        Rows of ``pilots.parquet``; those of size 0 are passed over.
+    residuals : pa.Table, optional
+        ``pilot_residuals.parquet``: ``pilot``, ``id``, ``residual``.
+    rows : Rows
+        The label budget.
+    """
+    kept = {} if residuals is None else _by_pilot(residuals, {name: i for i, name in enumerate(rows.ids)})
+    found: dict[str, list[Measurement]] = {name: [] for name in study.contenders}
+    trained = [row for row in pilots if row["size"] > 0 and row.get("candidate", "") in found]
+    order = sorted(trained, key=lambda row: (list(found).index(row.get("candidate", "")), row["seed"], row["size"]))
+    for (candidate, _, nested), group in groupby(
+        order, lambda row: (row.get("candidate", ""), row["seed"], row["size"])
+    ):
+        folds = list(group)
+        if any(row["status"] != "done" for row in folds):
+            continue
+        size = float(np.mean([row.get("consumed") or row["size"] for row in folds]))
+        if any(row["name"] not in kept for row in folds):
+            if len(folds) == 1:
+                found[candidate].append(Measurement(size, nested, folds[0]["residual_variance"], folds[0]["n_measure"]))
+            continue
+        positions, residual = (np.concatenate(part) for part in zip(*(kept[row["name"]] for row in folds), strict=True))
+        measure = rows.take(positions)
+        weigh = measure if len(folds) == 1 else rows
+        influence = Influence.of(study.objective, Coefficients.of(study.target, study.objective), weigh)
+        u = influence.residuals(measure, residual)
+        nu = float(influence.criterion(np.atleast_2d(np.cov(u, rowvar=False))))
+        found[candidate].append(Measurement(size, nested, nu, len(measure), positions, u))
+    return {name: measured for name, measured in found.items() if measured}
+
+
+def _by_pilot(residuals: pa.Table, place: Mapping[str, int]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Positions in the budget and residuals of each pilot."""
+    names, ids = (np.array(residuals[key].to_pylist(), dtype=object) for key in ("pilot", "id"))
+    values = residuals["residual"].to_numpy()
+    found = {}
+    for name in dict.fromkeys(names):
+        own = np.flatnonzero(names == name)
+        found[str(name)] = (np.array([place[ids[i]] for i in own], dtype=np.intp), values[own])
+    return found
+
+
+def replicates(
+    measured: Mapping[str, Sequence[Measurement]], rows: Rows, influence: Influence, seed: int
+) -> dict[str, np.ndarray]:
+    """Bootstrap versions (B, p) of each candidate's p variances.
+
+    Of none whose residuals were not kept, or whose pilots are too few to tell what training does: without repetitions,
+    no more than the law has parameters.
+
+    The rows of the budget (whole clusters, where there are any) are drawn anew with replacement, once a replicate for
+    everything that was measured on them. The mean over repetitions is then multiplied by 1 + e, where e is drawn from
+    the relative differences between repetitions, less what the rows explain of them; with one repetition, from the
+    misfit to the law.
+    """
+    rng = np.random.default_rng([seed, 31])
+    units, unit = np.unique(np.arange(len(rows)) if rows.clusters is None else rows.clusters, return_inverse=True)
+    counts = rng.multinomial(len(units), np.full(len(units), 1 / len(units)), REPLICATES)[:, unit].astype(float)
+    found = {}
+    for candidate, own in measured.items():
+        repeated = len({one.nested for one in own}) < len(own)
+        if any(one.positions is None for one in own) or not (repeated or len(own) > PARAMETERS):
+            continue
+        redrawn = np.stack([_redrawn(one, counts, influence) for one in own], axis=1)
+        found[candidate] = _with_training_noise(own, redrawn, rng)
+    return found
+
+
+def _redrawn(one: Measurement, counts: np.ndarray, influence: Influence) -> np.ndarray:
+    """ν (B,) with each measured row as often as ``counts`` (B, n) says."""
+    u, times = one.influence, counts[:, one.positions]
+    assert u is not None
+    total = np.maximum(times.sum(axis=1), 2.0)[:, None]
+    mean = times @ u / total
+    d = u.shape[1]
+    second = (times @ (u[:, :, None] * u[:, None, :]).reshape(len(u), d * d) / total).reshape(-1, d, d)
+    covariance = (second - mean[:, :, None] * mean[:, None, :]) * (one.count / (one.count - 1))
+    return np.maximum(influence.criterion(covariance), 0.0)
+
+
+def _with_training_noise(own: Sequence[Measurement], redrawn: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    variances, nested = np.array([one.variance for one in own]), np.array([one.nested for one in own])
+    same = (nested[:, None] == nested).astype(float)
+    times = same.sum(axis=0)
+    mean, means = variances @ same / times, redrawn @ same / times
+    repeated = times > 1
+    if repeated.any():
+        grow = np.sqrt(times / np.maximum(times - 1, 1))
+        noise = ((variances / mean - 1) * grow)[repeated]
+        by_rows = ((redrawn / np.maximum(means, 1e-300) - variances / mean) * grow)[:, repeated]
+        share = 1 - np.mean(by_rows**2) / max(float(np.mean(noise**2)), 1e-300)
+        noise = noise * np.sqrt(np.clip(share, 0.0, 1.0))
+    else:
+        sizes = np.array([one.size for one in own])
+        law = fit_scaling_law(sizes, variances, counts=[one.count for one in own], bootstrap=0).law
+        noise = (variances / law.variance(sizes) - 1) * np.sqrt(len(own) / (len(own) - PARAMETERS))
+    return np.asarray(np.maximum(means * (1 + rng.choice(noise, size=redrawn.shape)), 1e-9 * mean))
