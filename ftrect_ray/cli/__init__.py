@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FtrectError as error:
         return _report(error, words)
     except KeyboardInterrupt as stop:
-        if "run" in words:
+        if "run" in words or "evaluate" in words:
             print("interrupted: what is finished stays; the same command continues", file=sys.stderr)
         return 143 if isinstance(stop, Terminated) else 130
     except BrokenPipeError:

@@ -56,7 +56,7 @@ def run(options: Namespace) -> int:
         plan = describe(study, location)
         _print_json(plan) if options.json else _print_forecast(plan)
         return 0
-    with _stdout_for_the_result():
+    with stdout_for_the_result():
         estimate = run_study(study, location, **_run_settings(options))
     _print_json(estimate) if options.json else _print_estimate(estimate, location)
     return 0
@@ -77,10 +77,16 @@ def estimate(options: Namespace) -> int:
     return estimate_table(options)
 
 
+def sample(options: Namespace) -> int:
+    from ftrect_ray.cli.sample import sample_table
+
+    return sample_table(options)
+
+
 def export(options: Namespace) -> int:
     from ftrect_ray.predictor import export as exporting
 
-    with _stdout_for_the_result():
+    with stdout_for_the_result():
         facts = exporting.export(
             options.run, options.output, model=options.model, merge=options.merge, dtype=options.dtype
         )
@@ -93,6 +99,12 @@ def export(options: Namespace) -> int:
         size = f"{len(facts['files'])} files, {facts['bytes'] / 1e6:.1f} MB"
         print(f"{facts['folder']}: {held} of {facts['model']!r} in {facts['dtype']}, {size}; see its README.md")
     return 0
+
+
+def evaluate(options: Namespace) -> int:
+    from ftrect_ray.cli.evaluate import evaluate as replay
+
+    return replay(options)
 
 
 def serve(options: Namespace) -> int:
@@ -139,6 +151,8 @@ COMMANDS: dict[str, Callable[[Namespace], int]] = {
     **dict.fromkeys(["pilot", "allocate", "finetune", "predict", "rectify", "report"], stage),
     "estimate": estimate,
     "plan": plan,
+    "sample": sample,
+    "evaluate": evaluate,
     "export": export,
     "serve": serve,
     "submit": submit,
@@ -147,7 +161,7 @@ COMMANDS: dict[str, Callable[[Namespace], int]] = {
 
 
 @contextmanager
-def _stdout_for_the_result() -> Iterator[None]:
+def stdout_for_the_result() -> Iterator[None]:
     """What libraries and their processes print on stdout inside the block goes to stderr: ``--json`` stays JSON."""
     sys.stdout.flush()
     saved = os.dup(1)

@@ -80,6 +80,18 @@ def positive(name: str) -> Callable[[str], float]:
     return convert
 
 
+def not_negative(name: str) -> Callable[[str], float]:
+    """A finite number, 0 or above."""
+
+    def convert(text: str) -> float:
+        value = number(name)(text)
+        if value < 0:
+            raise InputError(f"{name!r} must be a number >= 0; got {text}")
+        return value
+
+    return convert
+
+
 def whole(name: str, least: int = 0, most: int | None = None) -> Callable[[str], int]:
     """An integer between ``least`` and ``most``."""
 
@@ -158,6 +170,15 @@ def law(text: str) -> tuple[float, float, float]:
     return a, exponent, b
 
 
+def rotations(text: str) -> tuple[tuple[int, int], ...]:
+    """``P/Q,P/Q``: p of q folds train."""
+    found = [re.fullmatch(r"(\d{1,3})/(\d{1,3})", part.strip()) for part in text.split(",")]
+    pairs = tuple((int(match[1]), int(match[2])) for match in found if match)
+    if len(pairs) < len(found) or any(not 0 < p < q for p, q in pairs):
+        raise InputError(f"'--rotations' takes P/Q with 0 < P < Q; got {text!r}", mend="for example 2/3,1/3")
+    return pairs
+
+
 def build() -> tuple[Parser, dict[str, Parser]]:
     """The parser and its commands by name."""
     parser = Parser(
@@ -198,6 +219,10 @@ def build() -> tuple[Parser, dict[str, Parser]]:
         )
     )
     _plan(command("plan", "What a scaling law says of labels (split, folds, width), or a model's size of machines."))
+
+    _evaluate(command("evaluate", "Replay designs many times on a table whose every answer is known; it continues."))
+
+    _sample(command("sample", "Choose which rows to label next: more often where the model is likely to be far off."))
 
     export = command("export", "Write a model of a run as a folder that others can use without this package.")
     export.add_argument("run", metavar="RUN_DIR", help="a path or URI")
@@ -317,6 +342,70 @@ def _estimate(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
 
+def _evaluate(parser: Parser) -> None:
+    parser.add_argument("study", metavar="STUDY.yaml", nargs="?", help="its table must be fully answered")
+    parser.add_argument("--preset", choices=["wine", "vader"], help="instead of a study")
+    parser.add_argument("--table", metavar="FILE", help="of --preset wine: a csv with 'description' and 'points'")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY.SUB=VALUE", help="override one setting")
+    parser.add_argument("--replications", type=whole("--replications", 2), required=True, metavar="R")
+    parser.add_argument("--budgets", metavar="B,B", help="labels; default the preset's, or the study's")
+    parser.add_argument("--designs", type=names("--designs"), metavar="A,B", help="default: all, or FTR's and ours")
+    parser.add_argument(
+        "--objectives", type=names("--objectives"), metavar="A,B", help="variance, mse; default variance"
+    )
+    parser.add_argument(
+        "--lane", choices=["fast", "finetune"], default="fast", help="fast: frozen features, closed forms"
+    )
+    parser.add_argument("--texts", type=whole("--texts", 2), metavar="M", help="unlabelled texts of a replication")
+    parser.add_argument(
+        "--rows", type=whole("--rows", 2), metavar="N", help="a random sample of the table is the population"
+    )
+    parser.add_argument("-o", "--output", metavar="DIR", help="a path or URI; default evaluations/<study>")
+    parser.add_argument("--address", help="a Ray cluster; default a local one, or the cluster that runs this job")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be replayed")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+
+
+def _sample(parser: Parser) -> None:
+    parser.epilog = (
+        "Rows without a label are the candidates. Each gets a known probability, in proportion to how far the model "
+        "is off where it predicts the like, learned from the rows that have a label; the file names the rows that "
+        "were drawn. With their answers in the table, and the probability beside every label, 'ftrect estimate "
+        "--probability probability' is valid for the mean of this table, and of the population that it is a random "
+        "sample of. Labels from before count with probability 1 (--earlier fixed: always valid, also if the model was "
+        "trained on them, but they then speak for no other row); or, if they are a simple random sample of this "
+        "table and were predicted by models that did not see them, with their share of the chance (--earlier random: "
+        "the better use of them). --all-rows writes that number beside them."
+    )
+    parser.add_argument("table", metavar="TABLE", help="csv, jsonl or parquet")
+    parser.add_argument("-o", "--output", required=True, metavar="FILE", help="new; .csv or .parquet")
+    parser.add_argument("--label", required=True, metavar="COL", help="the answers so far, at least 10")
+    parser.add_argument("--prediction", required=True, metavar="COL", help="of every row without a label")
+    parser.add_argument("--labels", required=True, type=whole("--labels", 1), metavar="N", help="to buy")
+    parser.add_argument("--id", metavar="COL", help="of each row; default: its number, counted from 1")
+    parser.add_argument(
+        "--columns", type=names("--columns"), metavar="A,B", help="to write beside it; default all, without the label"
+    )
+    parser.add_argument("--earlier", choices=["fixed", "random"], default="fixed", help="see below; default fixed")
+    parser.add_argument(
+        "--all-rows",
+        action="store_true",
+        help="write the whole table with 'probability' and 'chosen'; fill in the answers and estimate from it",
+    )
+    parser.add_argument(
+        "--floor",
+        type=positive("--floor"),
+        default=0.25,
+        metavar="F",
+        help="no probability below F·N/rows; default 0.25; 1 is simple random sampling",
+    )
+    parser.add_argument("--seed", type=whole("--seed"), default=0, help="default 0")
+    parser.add_argument(
+        "--missing", type=names("--missing"), default=(), metavar="NA,None", help="texts that count as no label"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+
+
 def _plan(parser: Parser) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--law", type=law, metavar="A,ALPHA,B", help="Var(Y - f) = A·s^-ALPHA + B after s labels")
@@ -340,6 +429,41 @@ def _plan(parser: Parser) -> None:
         help="also say how many labels this half-width needs",
     )
     labels.add_argument("--alpha", type=open_unit("alpha"), help="default 0.05")
+    labels.add_argument(
+        "--population", choices=["infinite", "finite"], help="finite: the mean of this very table, N + M rows"
+    )
+    labels.add_argument(
+        "--rectify-variance",
+        type=positive("--rectify-variance"),
+        metavar="V",
+        help="Var(Y - f) of predictions that exist already",
+    )
+    labels.add_argument(
+        "--max-finetunes", type=whole("--max-finetunes"), metavar="K", help="of the choice; default any"
+    )
+    labels.add_argument(
+        "--rotations", type=rotations, metavar="P/Q[,P/Q…]", help="also: P of Q folds train, rotated Q times"
+    )
+    labels.add_argument(
+        "--difference",
+        type=positive("--difference"),
+        metavar="D",
+        help="also the power to see it between the means of two equal groups",
+    )
+    labels.add_argument("--power", type=open_unit("--power"), help="that is wished for --difference; default 0.8")
+
+    costs = parser.add_argument_group("costs, with --law")
+    costs.add_argument("--label-price", type=not_negative("--label-price"), metavar="C", help="of one label")
+    costs.add_argument("--gpu-hour-price", type=not_negative("--gpu-hour-price"), metavar="C", help="of a device-hour")
+    costs.add_argument(
+        "--seconds-per-label",
+        type=not_negative("--seconds-per-label"),
+        metavar="S",
+        help="device-seconds of a whole fine-tune over its labels",
+    )
+    costs.add_argument(
+        "--seconds-per-text", type=not_negative("--seconds-per-text"), metavar="S", help="to predict one text"
+    )
 
     memory = parser.add_argument_group("with --model")
     memory.add_argument("--gpus", type=whole("--gpus", 1, 1024), metavar="N", help="needed; one worker each")

@@ -7,19 +7,28 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import norm
 
-from ftrect_ray.allocation import ScalingLaw, plan
+from ftrect_ray.allocation import Curve, DrawnLaw, MeasuredCurve, ScalingLaw, plan
 from ftrect_ray.report import words
-from ftrect_ray.report.inputs import ReportInputs
+from ftrect_ray.report.inputs import Json, ReportInputs
 
 FINETUNED = ("crossfit", "split", "recycle")
 
 
-def fitted_law(inputs: ReportInputs) -> ScalingLaw | None:
-    """The run's scaling law, where one was fitted."""
-    given = inputs.law or {}
+def fitted_law(given: Json) -> ScalingLaw | None:
+    """The scaling law of a part of ``scaling_law.json``, where one was fitted."""
     if not all(words.is_number(given.get(key)) for key in ("a", "alpha", "b")):
         return None
     return ScalingLaw(float(given["a"]), float(given["alpha"]), float(given["b"]))
+
+
+def planned_curve(given: Json) -> Curve | None:
+    """What the plan rests on: the law, or the measured levels where the pilots do not identify one."""
+    curve = given.get("curve") or {}
+    if curve.get("kind") == "measured":
+        sizes, levels = (np.array(curve[key], dtype=float) for key in ("sizes", "variances"))
+        return MeasuredCurve(sizes, levels, np.empty((0, len(sizes))))
+    law = fitted_law(given)
+    return None if law is None else DrawnLaw(law)
 
 
 def answer_variance(inputs: ReportInputs) -> float | None:
@@ -43,20 +52,20 @@ class Budget:
     """
 
     design: str
-    law: ScalingLaw
+    curve: Curve
     variance: float
     unlabeled: int
     alpha: float
 
     @classmethod
     def of(cls, inputs: ReportInputs) -> Budget | None:
-        """The budget of a run for one number with a law and a fine-tuned design; None for any other."""
-        law, variance = fitted_law(inputs), answer_variance(inputs)
-        if inputs.planned is None or law is None or not variance or inputs.design not in FINETUNED:
+        """The budget of a run for one number with pilots and a fine-tuned design; None for any other."""
+        curve, variance = planned_curve(inputs.law or {}), answer_variance(inputs)
+        if inputs.planned is None or curve is None or not variance or inputs.design not in FINETUNED:
             return None
         design = f"crossfit-{inputs.folds}" if inputs.design == "crossfit" else inputs.design
         unlabeled = int(inputs.estimate.get("m") or max(inputs.texts - inputs.labels, 1))
-        budget = cls(design, law, variance, unlabeled, float(inputs.estimate["alpha"]))
+        budget = cls(design, curve, variance, unlabeled, float(inputs.estimate["alpha"]))
         return budget if np.isfinite(budget.half_width(np.array([inputs.labels]))).all() else None
 
     def half_width(self, labels: np.ndarray) -> np.ndarray:
@@ -66,7 +75,12 @@ class Budget:
     def _half_width(self, labels: int) -> float:
         folds = int(self.design.rpartition("-")[2]) if self.design.startswith("crossfit") else 2
         predicted = plan(
-            self.law, labels=labels, unlabeled=self.unlabeled, variance=self.variance, folds=(folds,), alpha=self.alpha
+            self.curve,
+            labels=labels,
+            unlabeled=self.unlabeled,
+            variance=self.variance,
+            folds=(folds,),
+            alpha=self.alpha,
         )[self.design]
         return float("nan") if predicted.interval_length is None else predicted.interval_length / 2
 

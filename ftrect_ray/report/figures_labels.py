@@ -55,7 +55,8 @@ def label_rows(inputs: ReportInputs) -> list[tuple[str, dict[str, int]]]:
     rows = []
     for pattern, repeats in sorted(pilots.items(), key=lambda item: dict(item[0]).get("finetune", 0)):
         size = sum(number for use, number in pattern if use != "measure")
-        rows.append((f"pilot of {words.count(size)}" + (f", {repeats} times" if repeats > 1 else ""), dict(pattern)))
+        what = f"pilot of {words.count(size)}" if size else "untrained pilot"
+        rows.append((what + (f", {repeats} times" if repeats > 1 else ""), dict(pattern)))
     names = {"none": "no model", "given": "given predictions", "zero-shot": "model as it is"}
     rows += [(names.get(name, f"model {name}"), uses) for name, uses in models.items() if "measure" not in uses]
     return rows

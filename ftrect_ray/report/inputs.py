@@ -46,13 +46,16 @@ class ReportInputs:
         ``run.json``: ``stages`` {name: {seconds, cpu_seconds, model_seconds, status}}, ``versions``,
         ``started``, ``seed``, ``git``.
     pilots : sequence of mapping
-        Rows of ``pilots.parquet``: name, size, seed, residual_variance, n_measure, best_epoch, seconds, status, error.
+        Rows of ``pilots.parquet``: name, size, seed, residual_variance, n_measure, best_epoch, seconds, status, error;
+        with several candidate models, ``candidate``.
     law : mapping, optional
-        ``scaling_law.json``: a, alpha, b, r2, intervals, status, message; ``band`` {sizes, low, high}, optional,
-        is the bootstrap's band of the curve.
+        ``scaling_law.json``: a, alpha, b, r2, intervals, status, message, sizes, variances; ``curve`` is what the plan
+        rests on, {kind: law} or {kind: measured, sizes, variances}; ``band`` {sizes, low, high}, optional, is the
+        bootstrap's band of it; ``candidates``, optional, has the same of each.
     allocation : mapping, optional
         ``allocation.json``: chosen, reason, variance (Var Y), ``designs`` [{name, finetunes, n_finetune, variance,
-        std_error, interval_length, saved_labels, note}], predicted for the mean answer; null where impossible.
+        std_error, interval_length, interval_length_range, saved_labels, gpu_hours, note}], predicted for the mean
+        answer; null where impossible. ``candidate`` is the model that they are for, ``candidates`` has those of each.
     curves : mapping
         Model name to its learning curve, [{epoch, stop_metric, train_loss}].
     best_epochs : mapping
@@ -107,6 +110,19 @@ class ReportInputs:
             if (found := re.fullmatch(r"crossfit-(\d+)", name)) is not None:
                 return int(found[1])
         return int(self.study["folds"])
+
+    @property
+    def candidate(self) -> str:
+        """The candidate model that the plan is for; empty where there is one model."""
+        return str((self.allocation or {}).get("candidate") or "")
+
+    @property
+    def laws(self) -> dict[str, Json]:
+        """``scaling_law.json`` of every candidate, the chosen one first; of the only model, by an empty name."""
+        if not self.law:
+            return {}
+        listed = self.law.get("candidates") or {"": self.law}
+        return dict(sorted(listed.items(), key=lambda item: item[0] != self.candidate))
 
     @property
     def is_mean(self) -> bool:

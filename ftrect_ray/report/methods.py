@@ -65,13 +65,20 @@ def _question(inputs: ReportInputs) -> str:
 
 
 def _pilots(inputs: ReportInputs) -> list[str]:
-    done = [row for row in inputs.pilots if words.is_number(row.get("residual_variance"))]
+    done = [row for row in inputs.pilots if words.is_number(row.get("residual_variance")) and row["size"] > 0]
     if not done:
         return []
     sizes = ", ".join(words.count(size) for size in sorted({int(row["size"]) for row in done}))
     nu = f"ν, {words.objective(inputs.study)}" if inputs.is_targeted else "the residual variance Var(Y − f)"
+    compared = {row.get("candidate") or "" for row in done}
+    of = f" of {len(compared)} candidate models" if len(compared) > 1 else ""
+    pilots = inputs.study.get("pilots") or {}
+    how = {
+        "ramp-up": ", size after size until the fitted law asked for no longer one,",
+        "cross-validated": f", each cross-validated in {pilots.get('folds')} folds,",
+    }.get(str(pilots.get("scheme")), "")
     text = (
-        f"Inside this label budget, {len(done)} pilot fine-tunes with {sizes} labels measured {nu} "
+        f"Inside this label budget, {len(done)} pilot fine-tunes{of} with {sizes} labels{how} measured {nu} "
         "of the model's predictions"
     )
     law = inputs.law or {}
@@ -79,7 +86,7 @@ def _pilots(inputs: ReportInputs) -> list[str]:
         a, alpha, b = (words.short(law[key]) for key in ("a", "alpha", "b"))
         text += f"; the scaling law a·s^(−α) + b was fitted to them (a = {a}, α = {alpha}, b = {b})"
         if inputs.study["design"] == "auto":
-            text += " and chose the design"
+            text += " and chose the " + ("model and the design" if len(compared) > 1 else "design")
     return [text + "."]
 
 

@@ -88,7 +88,7 @@ def build_report(inputs: ReportInputs) -> tuple[str, dict[str, bytes]]:
         The figures at 200 dpi by name: ``intervals``, ``labels``, ``law``, ….
     """
     pictures = {name: _draw(name, figure, inputs) for name, figure in FIGURES.items() if figure.wanted(inputs)}
-    template = _environment().get_template("template.html.j2")
+    template = environment().get_template("template.html.j2")
     html = template.render(
         study=inputs.study["study"],
         label=inputs.label,
@@ -102,7 +102,7 @@ def build_report(inputs: ReportInputs) -> tuple[str, dict[str, bytes]]:
         rows=sections.estimates(inputs),
         facts=sections.facts(inputs),
         worth=sections.worth(inputs),
-        pictures={name: _Inline(pictures[name]) if name in pictures else None for name in FIGURES},
+        pictures={name: Inline(pictures[name]) if name in pictures else None for name in FIGURES},
         law=sections.law(inputs),
         pilots=sections.pilots(inputs),
         allocation=sections.allocation(inputs),
@@ -122,7 +122,7 @@ def build_report(inputs: ReportInputs) -> tuple[str, dict[str, bytes]]:
 
 
 @dataclass(frozen=True)
-class _Inline:
+class Inline:
     """A picture as the template takes it: its SVGs are our own markup, everything else is escaped."""
 
     picture: Picture
@@ -136,9 +136,10 @@ class _Inline:
         )
 
 
-def _environment() -> Environment:
+def environment(*folders: Path) -> Environment:
+    """Templates of ``folders``, and of this one: what is put into them is escaped, and nothing may be missing."""
     return Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader([*folders, Path(__file__).parent]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -9,7 +9,7 @@ import numpy as np
 from ftrect_ray.report import words
 from ftrect_ray.report.budget import Budget, fitted_law
 from ftrect_ray.report.figures_plan import available_designs
-from ftrect_ray.report.inputs import ReportInputs
+from ftrect_ray.report.inputs import Json, ReportInputs
 
 STAGES = {
     "tables": "read the table",
@@ -95,7 +95,7 @@ def law(inputs: ReportInputs) -> dict[str, Any] | None:
     if not given:
         return None
     ranges, parameters = given.get("intervals") or {}, []
-    if fitted_law(inputs) is not None:
+    if fitted_law(given) is not None:
         for key, symbol in (("a", "a"), ("alpha", "α"), ("b", "b")):
             shown = f"{symbol} = {words.short(given[key])}"
             if ranges.get(key) and all(map(words.is_number, ranges[key])):
@@ -106,6 +106,7 @@ def law(inputs: ReportInputs) -> dict[str, Any] | None:
         "r2": words.fixed(given["r2"], 2) if words.is_number(given.get("r2")) else None,
         "reason": words.sentence(given.get("message")),
         "has_band": bool(given.get("band")),
+        "is_measured": (given.get("curve") or {}).get("kind") == "measured",
         "symbol": "ν" if inputs.is_targeted else "Var(Y − f)",
         "meaning": f" ν is {words.objective(inputs.study)}." if inputs.is_targeted else "",
     }
@@ -115,7 +116,7 @@ def pilots(inputs: ReportInputs) -> list[dict[str, str]]:
     return [
         {
             "name": row["name"],
-            "size": words.count(row.get("size")),
+            "size": words.count(row.get("size")) if row.get("size") else "untrained",
             "residual_variance": words.short(row.get("residual_variance")),
             "n_measure": words.count(row.get("n_measure")),
             "best_epoch": words.count(row.get("best_epoch")),
@@ -129,7 +130,7 @@ def pilots(inputs: ReportInputs) -> list[dict[str, str]]:
 def allocation(inputs: ReportInputs) -> dict[str, Any]:
     given = inputs.allocation or {}
     possible = available_designs(inputs)
-    impossible = [row for row in given.get("designs") or () if row not in possible]
+    impossible = [row for row in given.get("designs") or () if not words.is_number(row.get("interval_length"))]
     d = words.decimals_for(possible[0]["interval_length"] / 4) if possible else 0
     rows = [
         {
@@ -139,7 +140,9 @@ def allocation(inputs: ReportInputs) -> dict[str, Any]:
             "n_finetune": words.count(row.get("n_finetune") or None),
             "std_error": words.fixed(row.get("std_error"), d),
             "interval_length": words.fixed(row.get("interval_length"), d),
+            "range": _range(row, d),
             "saved_labels": words.percent(row.get("saved_labels")),
+            "hours": words.short(row.get("gpu_hours")),
             "note": row.get("note") or "",
         }
         for row in [*possible, *impossible]
@@ -149,11 +152,40 @@ def allocation(inputs: ReportInputs) -> dict[str, Any]:
     came_out = own[planned].high - own[planned].low if own and planned is not None else None
     return {
         "rows": rows if possible else [],
+        "has_range": any(row["range"] for row in rows),
+        "has_hours": any(words.is_number(row.get("gpu_hours")) for row in possible),
+        "candidates": _candidates(inputs, d),
         "reason": words.sentence(given.get("reason")),
         "of": _planned_quantity(inputs),
         "predicted": words.fixed(chosen["interval_length"], d) if chosen else None,
         "came_out": words.fixed(came_out, d) if came_out is not None else None,
     }
+
+
+def _range(row: Json, decimals: int) -> str:
+    """The 95 % range of a design's interval length; empty where the doubt is not known."""
+    ends = row.get("interval_length_range")
+    return f"{words.fixed(ends[0], decimals)} to {words.fixed(ends[1], decimals)}" if ends else ""
+
+
+def _candidates(inputs: ReportInputs, decimals: int) -> list[dict[str, Any]]:
+    """What each candidate model would give at its best, by the design that was chosen."""
+    given = inputs.allocation or {}
+    rows = []
+    for candidate in given.get("candidates") or ():
+        same: Json = next((row for row in candidate["designs"] if row["name"] == given.get("chosen")), {})
+        rows.append(
+            {
+                "name": candidate["name"],
+                "model": candidate["model"],
+                "chosen": candidate["name"] == inputs.candidate,
+                "law": words.sentence(inputs.laws.get(candidate["name"], {}).get("message")),
+                "interval_length": words.fixed(same.get("interval_length"), decimals),
+                "range": _range(same, decimals) if same else "",
+                "hours": words.short(same.get("gpu_hours")),
+            }
+        )
+    return rows
 
 
 def _planned_quantity(inputs: ReportInputs) -> str:

@@ -18,6 +18,7 @@ DESIGNS = {
     "split": "one fine-tune, the rest rectify",
     "split-after-pilots": "one fine-tune, pilots’ labels in it",
     "recycle": "one fine-tune, its labels recycled",
+    "sequential": "fine-tunes on ever more labels, in turn",
 }
 
 REGRESSIONS = {"ols": "linear", "logistic": "logistic", "poisson": "Poisson"}

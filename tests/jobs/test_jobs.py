@@ -21,7 +21,7 @@ RAY = str(Path(sys.executable).with_name("ray"))
 STAGES = ["pilot", "allocate", "finetune", "predict", "rectify", "report"]
 
 
-@pytest.mark.parametrize("name", ["run_study", *STAGES])
+@pytest.mark.parametrize("name", ["run_study", "evaluate", *STAGES])
 def test_scripts_are_thin(name: str) -> None:
     """A docstring, two imports, one call: nothing that the library does not do."""
     source = (ROOT / "jobs" / f"{name}.py").read_text()

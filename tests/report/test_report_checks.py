@@ -87,7 +87,7 @@ def test_label_rows_add_up_to_the_budget_and_group_like_pilots(make_inputs: Make
 
 def test_budget_curve_passes_through_the_plan(make_inputs: Make) -> None:
     inputs = make_inputs()
-    budget, law = Budget.of(inputs), fitted_law(inputs)
+    budget, law = Budget.of(inputs), fitted_law(inputs.law)
     assert budget is not None
     assert law is not None
     planned = plan(law, labels=600, unlabeled=23_103, variance=2.705, folds=(2,))["crossfit-2"].interval_length

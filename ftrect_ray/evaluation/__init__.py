@@ -1,0 +1,1 @@
+"""A study of studies: designs replayed many times on a table whose every answer is known."""

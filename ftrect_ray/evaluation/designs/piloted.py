@@ -1,0 +1,226 @@
+"""Designs that pilots size or choose, every label of theirs charged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import numpy as np
+
+from ftrect_ray.allocation import LawFit, Plan, fit_scaling_law, plan
+from ftrect_ray.allocation.pilot_rows import PilotDraw, Scheme, pilot_draws
+from ftrect_ray.allocation.ramp_up import next_size
+from ftrect_ray.errors import StatisticalRefusal
+from ftrect_ray.estimators import classical_mean
+from ftrect_ray.estimators import recycle as recycled
+from ftrect_ray.evaluation.designs.crossed import crossfit
+from ftrect_ray.evaluation.designs.given import ppi_tuned, sample_mean
+from ftrect_ray.evaluation.designs.replication import ORDER, PILOTS, Charge, DesignResult, Replication
+from ftrect_ray.finetune.influence import Influence
+from ftrect_ray.finetune.pilot_plan import MIN_VALIDATION
+from ftrect_ray.finetune.spec import Rows
+from ftrect_ray.ledger import Use
+from ftrect_ray.pipeline.design import SMALLEST_PART
+from ftrect_ray.pipeline.measured import Measurement, replicates
+
+#: The one model of a split, and how many sizes ``auto`` takes where none are named.
+MODEL, SIZES = "split", 4
+
+
+@dataclass
+class Pilots:
+    """Measured pilots of one replication, as a study's pipeline measures them."""
+
+    replication: Replication
+    measured: list[Measurement] = field(default_factory=list)
+    charges: list[Charge] = field(default_factory=list)
+    models: int = 0
+
+    def run(self, scheme: Scheme, sizes: Sequence[int]) -> None:
+        """All ``sizes`` that the budget has room for; under ``ramp-up`` one after the other, until the law says stop.
+
+        Raises
+        ------
+        StatisticalRefusal
+            There is room for none.
+        """
+        replication, rule = self.replication, self.replication.pilots
+        n, held = replication.n, 0 if scheme == "cross-validated" else _validation(replication)
+        left = SMALLEST_PART if scheme == "ramp-up" else 0
+        fitting = [size for size in sizes if SMALLEST_PART <= size <= n - held - left]
+        if not fitting:
+            raise StatisticalRefusal(f"{n} labels have no room for a pilot", mend="label more rows")
+        seed = int(replication.rng(PILOTS).integers(2**31))
+        draws = pilot_draws(n, fitting, rule.seeds, scheme, held, rule.folds, seed)
+        if scheme != "ramp-up":
+            self._measure(draws)
+            return
+        size: int | None = fitting[0]
+        while size is not None:
+            self._measure([draw for draw in draws if draw.size == size])
+            known: dict[int, list[float]] = {}
+            for one in self.measured:
+                known.setdefault(one.nested, []).append(one.variance)
+            size = next_size(fitting, known, held, n - held)
+
+    def _measure(self, draws: Sequence[PilotDraw]) -> None:
+        """Train them and measure Var(Y − f) on the rows that each never saw, that of all folds of a size together."""
+        replication = self.replication
+        seeds = [replication.seed + 1 + draw.repetition for draw in draws]
+        f = replication.learn([draw.own for draw in draws], seeds, replication.labeled)
+        residuals: dict[tuple[int, int], list[tuple[PilotDraw, np.ndarray]]] = {}
+        for draw, predicted in zip(draws, f.T, strict=True):
+            residual = replication.y[draw.measure] - predicted[replication.labeled[draw.measure]]
+            residuals.setdefault((draw.repetition, draw.size), []).append((draw, residual))
+            self.charges.append(Charge(Use.PILOT_TRAIN, draw.name, draw.own))
+            self.charges.append(Charge(Use.PILOT_MEASURE, draw.name, draw.measure))
+        for (_, size), folds in residuals.items():
+            u = np.concatenate([residual for _, residual in folds])
+            places = np.concatenate([draw.measure for draw, _ in folds])
+            own = float(np.mean([len(draw.own) for draw, _ in folds]))
+            self.measured.append(Measurement(own, size, float(np.var(u, ddof=1)), len(u), places, u[:, None]))
+        self.models += len(draws)
+
+    @property
+    def spent(self) -> np.ndarray:
+        """Places of all labels that trained or measured a pilot."""
+        return np.unique(np.concatenate([charge.places for charge in self.charges]))
+
+    def fit(self) -> LawFit:
+        """The scaling law, its doubt from resampled labels."""
+        replication, own = self.replication, self.measured
+        names = tuple(map(str, range(replication.n)))
+        rows = Rows(names, names, replication.y)
+        redrawn = replicates({"": own}, rows, Influence.of(replication.objective, None, rows), replication.seed)
+        return fit_scaling_law(
+            [one.size for one in own],
+            [one.variance for one in own],
+            counts=[one.count for one in own],
+            replicates=redrawn.get(""),
+            seed=replication.seed,
+        )
+
+    def plan(self) -> Plan:
+        """What every design would give."""
+        replication = self.replication
+        given = replication.zero_shot
+        untrained = None if given is None else float(np.var(replication.y - given[replication.labeled], ddof=1))
+        return plan(
+            self.fit(),
+            labels=replication.n,
+            unlabeled=int(np.count_nonzero(replication.unlabeled)),
+            variance=float(np.var(replication.y, ddof=1)),
+            rectify_variance=untrained or None,
+            population=replication.population,
+            alpha=replication.alpha,
+            spent=len(self.spent),
+        )
+
+
+def split(replication: Replication, share: float) -> DesignResult:
+    """The first ``share`` of the labels trains one model, the rest rectifies it."""
+    size = round(share * replication.n)
+    return _one_model(replication, np.arange(replication.n), size)
+
+
+def split_ramp_up(replication: Replication) -> DesignResult:
+    """FTR EC.2: V, nested pilots until one is as large as s*, and the single split that the law then likes best.
+
+    As in a study, the labels of V and of the pilots train the final model: they may not rectify it.
+    """
+    return _after_ramp_up(replication, "split-after-pilots")
+
+
+def recycle(replication: Replication) -> DesignResult:
+    """The same, with the classical mean of the labels that trained the model beside (METHOD: recycling)."""
+    return _after_ramp_up(replication, "recycle")
+
+
+def auto(replication: Replication) -> DesignResult:
+    """Pilots, law, the plan's choice, and that design: what a study with ``design: auto`` does."""
+    if np.ptp(replication.y) == 0:  # there is nothing to predict
+        return replace(sample_mean(replication), chosen="classical")
+    rule = replication.pilots
+    pilots = Pilots(replication)
+    pilots.run(rule.scheme, rule.sizes or _halves(replication))
+    whole = pilots.plan()
+    runs: dict[str, Callable[[Replication], DesignResult]] = {
+        "classical": sample_mean,
+        "split-after-pilots": partial(_sized, pilots=pilots, whole=whole, name="split-after-pilots"),
+        "recycle": partial(_sized, pilots=pilots, whole=whole, name="recycle"),
+        **{f"crossfit-{k}": crossfit(k) for k in range(2, replication.max_finetunes + 1)},
+    }
+    if replication.zero_shot is not None:
+        runs["rectify-only"] = ppi_tuned
+    there = {design.name for design in whole.designs}
+    chosen = whole.choose(replication.max_finetunes, [name for name in runs if name in there])
+    result = runs[chosen.name](replication)
+    told = {charge.model for charge in result.charges}
+    return replace(
+        result,
+        chosen=chosen.name,
+        predicted_length=chosen.interval_length,
+        pilots=pilots.models,
+        charges=(*result.charges, *(charge for charge in pilots.charges if charge.model not in told)),
+    )
+
+
+def _after_ramp_up(replication: Replication, name: str) -> DesignResult:
+    pilots = Pilots(replication)
+    pilots.run("ramp-up", replication.pilots.ramp or _steps(replication))
+    return _sized(replication, pilots, pilots.plan(), name)
+
+
+def _sized(replication: Replication, pilots: Pilots, whole: Plan, name: str) -> DesignResult:
+    """``split-after-pilots`` or ``recycle`` with the size that the plan gives it; the pilots' labels train first.
+
+    Raises
+    ------
+    StatisticalRefusal
+        The plan cannot have it.
+    """
+    design = whole[name]
+    if design.unavailable:
+        raise StatisticalRefusal(f"{name}: {design.unavailable}", mend="label more rows, or lower the pilots' sizes")
+    order = np.concatenate([pilots.spent, np.setdiff1d(np.arange(replication.n), pilots.spent)])
+    result = _one_model(replication, order, design.n_finetune, recycles=name == "recycle")
+    selected = Charge(Use.SELECT, MODEL, pilots.spent)
+    return replace(
+        result,
+        predicted_length=design.interval_length,
+        pilots=pilots.models,
+        charges=(*pilots.charges, selected, *result.charges),
+    )
+
+
+def _one_model(replication: Replication, order: np.ndarray, size: int, *, recycles: bool = False) -> DesignResult:
+    """A model of the first ``size`` places of ``order``, rectified by the others."""
+    own = replication.rng(ORDER).permutation(order[:size])
+    rest = order[size:]
+    f = replication.learn([own], [replication.seed])[:, 0]
+    charges = [Charge(Use.FINETUNE, MODEL, own), Charge(Use.RECTIFY, MODEL, rest)]
+    if not recycles:
+        return DesignResult.of(replication.rectified(rest, f), charges, n_finetune=size, finetunes=1)
+    beside = classical_mean(replication.y[own], alpha=replication.alpha)
+    estimate = recycled(beside, replication.rectified(rest, f, population="infinite"))
+    charges.append(Charge(Use.CLASSICAL, MODEL, own))
+    return DesignResult.of(estimate, charges, n_finetune=size, finetunes=1)
+
+
+def _steps(replication: Replication) -> tuple[int, ...]:
+    """Sizes of a ramp-up that rise by a twentieth of the budget."""
+    return tuple(round(step * replication.n / 20) for step in range(1, 20))
+
+
+def _halves(replication: Replication) -> tuple[int, ...]:
+    """Sizes of pilots that halve from all that the scheme leaves them."""
+    rule = replication.pilots
+    if rule.scheme == "ramp-up":
+        return _steps(replication)
+    room = replication.n if rule.scheme == "cross-validated" else replication.n - _validation(replication)
+    return tuple(sorted({room // 2**k for k in range(SIZES)}))
+
+
+def _validation(replication: Replication) -> int:
+    return max(MIN_VALIDATION, round(replication.pilots.validation * replication.n))

@@ -1,0 +1,297 @@
+"""What an evaluation replays, checked before anything is done."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from ftrect_ray.errors import InputError, InputErrors, near_match
+from ftrect_ray.evaluation.designs import DESIGNS, NEEDS_ZERO_SHOT, PilotRule, fewest_labels
+from ftrect_ray.evaluation.population import Population
+from ftrect_ray.study import MeanTarget, Model, Study, Training, digest
+
+Lane = Literal["fast", "finetune"]
+OBJECTIVES = ("variance", "mse")
+#: Designs that the slow lane replays where nobody names any: FTR's rows, with a coarse grid, and ours.
+FINETUNE_DESIGNS = (
+    "mean", "finetune-only", "ppi", "ppi++", "recalibrated", "split-ramp-up", "split-10", "split-20", "split-40",
+    "recycle", "sequential", "crossfit-2", "crossfit-5", "rotation-2-5", "auto",
+)  # fmt: skip
+#: Design that every other is compared with, replication by replication; it is always replayed.
+CLASSICAL = "mean"
+#: Fine-tunes that ``auto`` may choose, where the study allows fewer: the planner is judged by what it picks.
+LEAST_FINETUNES = 5
+#: Raised by one when records of an older program must not be mixed with new ones.
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model and how it is trained."""
+
+    model: Model
+    training: Training
+
+    @property
+    def key(self) -> str:
+        """Names it by its content."""
+        return digest([self.model.model_dump(), self.training.model_dump()])
+
+
+@dataclass(frozen=True)
+class EvaluationSpec:
+    """Replication × budget × design × objective × model, on one fully answered table.
+
+    Attributes
+    ----------
+    study : Study
+        Its data, models, training, alpha and seed are used.
+    replications : int
+        Fresh draws of the labels, for each budget.
+    budgets : tuple of int
+        Labels of one replication.
+    designs : tuple of str
+        See ``evaluation.designs``; ``mean`` is replayed besides.
+    objectives : tuple of str
+        What the fine-tunes minimise: ``variance``, ``mse``.
+    lane : {"fast", "finetune"}
+        ``fast``: the backbone stays frozen, its features are computed once, and every fit is a closed form.
+    texts : int, optional
+        Unlabelled texts of one replication; default all that are left.
+    target_rows : int, optional
+        Rows of the table that are the population, drawn once; default all.
+    distinct : bool
+        Rows with the text of an earlier one are left out.
+    untrained : Model, optional
+        Its answers to its prompt, without any training, are what is rectified by the designs that fine-tune nothing;
+        default the table's column of predictions, or the candidate where it has a prompt itself.
+    notes : tuple of str
+        Remarks for the page.
+    """
+
+    study: Study
+    replications: int
+    budgets: tuple[int, ...]
+    designs: tuple[str, ...]
+    objectives: tuple[str, ...] = ("variance",)
+    lane: Lane = "fast"
+    texts: int | None = None
+    target_rows: int | None = None
+    distinct: bool = False
+    untrained: Model | None = None
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if problems := [*_wrong_numbers(self), *_wrong_names(self)]:
+            raise InputErrors(problems)
+
+    @property
+    def candidates(self) -> dict[str, Candidate]:
+        """The study's models by name, in its order; in the fast lane their backbones are frozen."""
+        found = {
+            name or Path(study.model.name).name: Candidate(study.model, study.training)
+            for name, study in self.study.contenders.items()
+        }
+        if self.lane == "finetune":
+            return found
+        return {
+            name: Candidate(candidate.model.model_copy(update={"adapter": "head"}), candidate.training)
+            for name, candidate in found.items()
+        }
+
+    @property
+    def max_finetunes(self) -> int:
+        """What ``auto`` may choose."""
+        return max(self.study.max_finetunes, LEAST_FINETUNES)
+
+    def pilot_rule(self, budget: int) -> PilotRule:
+        """How pilots spend ``budget`` labels: as the study says where it says so."""
+        pilots, rule = self.study.pilots, PilotRule()
+        if pilots is None or "pilots" not in self.study.model_fields_set:
+            return rule
+        sizes = tuple(pilots.sizes)
+        return PilotRule(
+            scheme=pilots.scheme,
+            sizes=sizes,
+            ramp=sizes if pilots.scheme == "ramp-up" else rule.ramp,
+            seeds=pilots.seeds,
+            folds=pilots.folds,
+            validation=rule.validation if pilots.validation is None else pilots.validation / budget,
+        )
+
+    @property
+    def replayed(self) -> tuple[str, ...]:
+        """``designs`` with the one that they are compared with, which comes first."""
+        return (CLASSICAL, *(name for name in self.designs if name != CLASSICAL))
+
+    def check_against(self, population: Population) -> None:
+        """Refuse what the table does not allow.
+
+        Raises
+        ------
+        InputErrors
+            A budget is not below the number of rows, or allows fewer different draws than there are replications.
+        """
+        n, problems = len(population), []
+        for budget in self.budgets:
+            if budget >= n:
+                problems.append(
+                    InputError(
+                        f"a budget of {budget} labels leaves nothing unlabelled: the table has {n} rows",
+                        where="--budgets",
+                        mend=f"budgets must be below {n}",
+                    )
+                )
+            elif n < 64 and math.comb(n, budget) < self.replications:
+                problems.append(
+                    InputError(
+                        f"{self.replications} replications, but {n} rows have only {math.comb(n, budget)} different "
+                        f"sets of {budget} labels",
+                        where="--replications",
+                        mend="give a larger table, or fewer replications",
+                    )
+                )
+        if problems:
+            raise InputErrors(problems)
+
+    def identity(self, population: Population) -> dict[str, Any]:
+        """What records must share to stand in one folder, beside their own key."""
+        return {
+            "format": FORMAT,
+            "data": population.fingerprint,
+            "rows": len(population),
+            "distinct": self.distinct,
+            "seed": self.study.seed,
+            "alpha": self.study.alpha,
+            "pilots": digest(asdict(self.pilot_rule(100))),
+            "max_finetunes": self.max_finetunes,
+            "untrained": None if self.untrained is None else digest(self.untrained.model_dump()),
+            "lane": self.lane,
+            "texts": self.texts,
+        }
+
+
+def default_designs(study: Study, budgets: Sequence[int], lane: Lane, untrained: Model | None) -> tuple[str, ...]:
+    """What is replayed where nobody names designs: all that ``budgets`` and models allow, in the slow lane fewer."""
+    given = has_untrained(study, untrained)
+    names = DESIGNS if lane == "fast" else FINETUNE_DESIGNS
+    return tuple(
+        name
+        for name in names
+        if fewest_labels(name) <= min(budgets, default=0) and (given or name not in NEEDS_ZERO_SHOT)
+    )
+
+
+def has_untrained(study: Study, untrained: Model | None) -> bool:
+    """Whether there are predictions of a model that saw no label: a column of the table, or an answered prompt."""
+    models = [untrained, *(one.model for one in study.contenders.values())]
+    return study.data.prediction is not None or any(model is not None and model.has_answers for model in models)
+
+
+def parse_counts(option: str, text: str) -> tuple[int, ...]:
+    """``300,500`` as increasing whole numbers.
+
+    Raises
+    ------
+    InputError
+    """
+    try:
+        counts = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(
+            f"{option!r} takes whole numbers with commas between them; got {text!r}",
+            mend=f"for example {option} 300,500",
+        ) from None
+    return counts
+
+
+def refuse_other(before: Mapping[str, Any], now: Mapping[str, Any], where: str) -> None:
+    """Refuse a folder whose records are of another evaluation; further models, budgets and designs may join them.
+
+    Parameters
+    ----------
+    before, now : mapping
+        ``identity`` and ``models`` (name to key) of both.
+
+    Raises
+    ------
+    InputError
+        Naming what differs.
+    """
+    changed = [name for name, value in before["identity"].items() if now["identity"].get(name) != value]
+    changed += [f"model {name}" for name, key in before["models"].items() if now["models"].get(name, key) != key]
+    if changed:
+        raise InputError(
+            f"the folder holds results of another evaluation: {', '.join(changed)} differ",
+            where=where,
+            mend="choose another folder with -o; replications, budgets, designs and models may be added to this one",
+        )
+
+
+def _wrong_numbers(spec: EvaluationSpec) -> list[InputError]:
+    problems = []
+    if spec.replications < 2:
+        problems.append(
+            InputError(
+                f"{spec.replications} replications have no Monte-Carlo error",
+                where="--replications",
+                mend="give 2 at least; hundreds tell a coverage from its promise",
+            )
+        )
+    if not spec.budgets or list(spec.budgets) != sorted(set(spec.budgets)):
+        problems.append(
+            InputError(
+                f"budgets must increase strictly; got {', '.join(map(str, spec.budgets)) or 'none'}", where="--budgets"
+            )
+        )
+    for name, value in (("--texts", spec.texts), ("target rows", spec.target_rows)):
+        if value is not None and value < 2:
+            problems.append(InputError(f"{name} must be at least 2; got {value}", where=name))
+    if not isinstance(spec.study.target, MeanTarget):
+        problems.append(
+            InputError(
+                f"an evaluation replays the mean; the study asks for {spec.study.target.kind}",
+                where="target",
+                mend="add --set target='{kind: mean}'",
+            )
+        )
+    return problems
+
+
+def _wrong_names(spec: EvaluationSpec) -> list[InputError]:
+    problems = [*_unknown("--designs", spec.designs, DESIGNS), *_unknown("--objectives", spec.objectives, OBJECTIVES)]
+    problems += _unknown("--lane", [spec.lane], get_args(Lane))
+    if problems or not spec.budgets:
+        return problems
+    if not has_untrained(spec.study, spec.untrained) and (needing := NEEDS_ZERO_SHOT & set(spec.designs)):
+        problems.append(
+            InputError(
+                f"{', '.join(sorted(needing))} rectify predictions of an untrained model, and there are none",
+                where="--designs",
+                mend="give 'data.prediction' (a column) or 'model.options' (a prompt), or leave them out",
+            )
+        )
+    for name in spec.designs:
+        if (fewest := fewest_labels(name)) > min(spec.budgets):
+            problems.append(
+                InputError(
+                    f"design {name!r} needs {fewest} labels; the smallest budget is {min(spec.budgets)}",
+                    where="--budgets",
+                    mend=f"raise the budget, or leave {name!r} out of --designs",
+                )
+            )
+    return problems
+
+
+def _unknown(option: str, names: Sequence[str], known: Sequence[str] | Mapping[str, Any]) -> list[InputError]:
+    problems = [
+        InputError(f"{option} does not know {name!r}", where=option, mend=near_match(name, known))
+        for name in names
+        if name not in known
+    ]
+    if not names or len(set(names)) < len(names):
+        problems.append(InputError(f"{option} takes different names; got {', '.join(names) or 'none'}", where=option))
+    return problems

@@ -1,0 +1,71 @@
+"""The savings benchmark: what it asks for, and the table that goes into the documents."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "savings" / "savings.py"
+
+
+@pytest.fixture(scope="module")
+def run() -> ModuleType:
+    found = importlib.util.spec_from_file_location("savings_run", SCRIPT)
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    sys.modules["savings_run"] = module
+    found.loader.exec_module(module)
+    return module
+
+
+def row(design: str, budget: int, **numbers: Any) -> dict[str, Any]:
+    errors = {f"{name}_error": 0.004 for name, value in numbers.items() if isinstance(value, float)}
+    return {"model": "minilm", "objective": "variance", "design": design, "budget": budget, **numbers, **errors}
+
+
+def test_the_table_shows_savings_coverage_and_what_the_planner_knew(run: ModuleType) -> None:
+    rows = [row("mean", budget, saved=0.0, coverage=0.95) for budget in (300, 1000)]
+    rows += [row("finetune-only", budget, coverage=0.41) for budget in (300, 1000)]
+    rows += [row("split-20", 300, saved=0.1, coverage=0.94), row("split-ramp-up", 1000, saved=-0.2, coverage=0.951)]
+    planner = {"predicted_ratio": 1.012, "regret": 0.021, "chosen": "crossfit-5 × 1000"}
+    rows += [row("auto", budget, saved=0.3, coverage=0.952, **planner) for budget in (300, 1000)]
+    result = {
+        "data": "vader", "lane": "fast", "replications": 1000, "budgets": [300, 1000], "alpha": 0.05,
+        "texts": None, "population": {"rows": 23703}, "rows": rows,
+    }  # fmt: skip
+    lines = run.table({"vader-fast": result}).splitlines()
+    assert "## Default data: MiniLM frozen, closed form" in lines
+    assert "1,000 replications of each budget, 23,703 rows." in lines
+    assert "| Fine-tune only (Var) | – (41.0 %) | – (41.0 %) |" in lines
+    assert "| Var + PPI, ramp-up | – | -20.0 ± 0.4 % (95.1 %) |" in lines
+    assert "| Chosen by the planner (Var) | 30.0 ± 0.4 % (95.2 %) | 30.0 ± 0.4 % (95.2 %) |" in lines
+    assert "| planner: predicted / realised length | 1.012 ± 0.004 | 1.012 ± 0.004 |" in lines
+    assert "| planner: variance over the best design's | 2.1 ± 0.4 % | 2.1 ± 0.4 % |" in lines
+    assert not any("split-20" in line for line in lines)
+
+
+def test_quick_cases_come_first_and_wine_only_with_its_file(run: ModuleType) -> None:
+    options = argparse.Namespace(lanes="finetune,fast", wine=None)
+    assert [case.name for case in run.cases(options)] == ["vader-fast", "vader-finetune"]
+    options = argparse.Namespace(lanes="fast", wine=Path("reviews.csv"))
+    assert [case.name for case in run.cases(options)] == ["vader-fast", "wine-fast"]
+
+
+def test_reviews_that_end_in_the_middle_of_a_row_are_read(run: ModuleType, tmp_path: Path) -> None:
+    file = tmp_path / "cut.csv"
+    file.write_text('id,description,points,taster\n0,"ripe, soft",90,A\n1,thin,82,B\n2,fresh,85\n3,bro')
+    with open(run.reviews(file, tmp_path / "runs"), newline="") as cut:
+        assert list(csv.reader(cut)) == [
+            ["description", "points"],
+            ["ripe, soft", "90"],
+            ["thin", "82"],
+            ["fresh", "85"],
+        ]

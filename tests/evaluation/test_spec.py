@@ -1,0 +1,165 @@
+"""What cannot be evaluated is said before any work, in one line, with exit code 2."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ftrect_ray.cli import main
+from ftrect_ray.evaluation.designs import DESIGNS, NEEDS_ZERO_SHOT
+from ftrect_ray.evaluation.driver import EVALUATION, check
+from ftrect_ray.evaluation.presets import PRESETS, preset
+from ftrect_ray.evaluation.replaying import units
+from ftrect_ray.evaluation.spec import EvaluationSpec, default_designs
+from ftrect_ray.study_file import load_study
+
+
+@pytest.fixture
+def study(make_study: Callable[..., Path]) -> Path:
+    return make_study("minilm")
+
+
+@pytest.fixture
+def refused(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., str]]:
+    """``refused(*words)``: the error of `ftrect evaluate` on the study with these words; nothing was begun."""
+
+    def refuse(*words: str, of: str | None = str(study)) -> str:
+        place = tmp_path / "out"
+        given = [*([of] if of else []), "-o", str(place), *words]
+        given += [] if "--replications" in words else ["--replications", "10"]
+        given += [] if "--budgets" in words or of is None else ["--budgets", "100,200"]
+        assert main(["evaluate", *given]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert not (place / "work").exists()
+        return captured.err
+
+    return refuse
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--replications", "1"], r"'--replications' must be >= 2; got 1"),
+        (
+            ["--budgets", "100,400"],
+            r"a budget of 400 labels leaves nothing unlabelled: the table has 400 rows.*below 400",
+        ),
+        (["--budgets", "200,100"], r"budgets must increase strictly; got 200, 100"),
+        (["--budgets", "100,x"], r"'--budgets' takes whole numbers with commas"),
+        (["--budgets", "60", "--designs", "split-ramp-up"], r"design 'split-ramp-up' needs 100 labels; the smallest"),
+        (["--designs", "crosfit-2"], r"--designs does not know 'crosfit-2'.*did you mean 'crossfit-2'\?"),
+        (["--objectives", "variance,msee"], r"--objectives does not know 'msee'.*did you mean 'mse'\?"),
+        (["--lane", "slow"], r"unknown command or choice 'slow'"),
+        (["--set", "target={kind: quantile}"], r"an evaluation replays the mean; the study asks for quantile"),
+        (["--set", "data.prediction=null", "--designs", "ppi"], r"ppi rectify predictions of an untrained model"),
+        (["--table", "x.csv"], r"'--table' goes with '--preset' only"),
+        (["--preset", "vader"], r"name a study file or a preset, one of them"),
+    ],
+)
+def test_asked_wrongly(refused: Callable[..., str], words: list[str], message: str) -> None:
+    error = refused(*words)
+    assert error.startswith("error: ")
+    assert re.search(message, error), error
+
+
+def test_presets_and_their_tables(refused: Callable[..., str], tmp_path: Path) -> None:
+    assert "preset 'wine' needs the file of its table" in refused("--preset", "wine", of=None)
+    assert "preset 'vader' has its own table" in refused("--preset", "vader", "--table", "x.csv", of=None)
+    missing = refused("--preset", "wine", "--table", str(tmp_path / "none.csv"), of=None)
+    assert "there is no such file" in missing
+
+
+def test_a_table_with_gaps(make_study: Callable[..., Path], refused: Callable[..., str]) -> None:
+    make_study("minilm", unanswered=2)
+    assert "2 of 400 rows have no answer" in refused()
+
+
+def test_more_replications_than_draws(make_study: Callable[..., Path], refused: Callable[..., str]) -> None:
+    make_study("minilm", rows=12)
+    words = ["--budgets", "11", "--designs", "mean", "--replications", "13"]
+    assert "12 rows have only 12 different sets of 11 labels" in refused(*words)
+
+
+def test_a_folder_of_another_evaluation(study: Path, tmp_path: Path, refused: Callable[..., str]) -> None:
+    spec = EvaluationSpec(load_study(study), 10, (100, 200), ("crossfit-2",))
+    place = tmp_path / "out"
+    place.mkdir()
+    population = check(spec, str(place))
+    models = {name: candidate.key for name, candidate in spec.candidates.items()}
+    described = {"identity": spec.identity(population), "models": models}
+    (place / EVALUATION).write_text(json.dumps(described))
+    check(EvaluationSpec(load_study(study), 99, (50,), ("crossfit-5",), ("mse",)), str(place))  # may join
+    error = refused("--set", "seed=8", "--set", "model.max_tokens=20")
+    assert "the folder holds results of another evaluation: seed, model minilm differ" in error
+    assert "choose another folder with -o" in error
+
+
+def test_a_dry_run_says_what_would_be_replayed(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["evaluate", str(study), "--replications", "7", "--budgets", "100,200", "-o", str(tmp_path / "out")]
+    words += ["--designs", "crossfit-2", "--rows", "300", "--objectives", "variance,mse", "--dry-run"]
+    assert main([*words, "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["rows"], plan["replications"], plan["missing"]) == (300, 28, 28)
+    assert plan["designs"] == ["mean", "crossfit-2"]
+    assert main(words) == 0
+    assert "replications  28, 28 of them to do" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_budget_replication_and_design_is_done_once_and_only_what_is_missing(study: Path) -> None:
+    spec = EvaluationSpec(load_study(study), 25, (100, 200), ("crossfit-2", "split-20"), ("variance", "mse"))
+    done = {("minilm", "mse", 200, number, "mean") for number in range(25)}
+    done |= {("minilm", "variance", 100, 7, name) for name in spec.replayed}
+    found = [
+        unit.key(number, design)
+        for unit in units(spec, ["minilm"], done.__contains__, chunk=10)
+        for number, designs in unit.replications
+        for design in designs
+    ]
+    assert len(found) == len(set(found)) == 25 * 2 * 2 * 3 - len(done)
+    assert not done & set(found)
+
+
+def test_defaults_are_all_that_the_budget_and_the_models_allow(study: Path) -> None:
+    known = load_study(study)
+    assert set(default_designs(known, (300,), "fast", None)) == set(DESIGNS)
+    without = load_study(study, ["data.prediction=null"])
+    assert set(DESIGNS) - set(default_designs(without, (300,), "fast", None)) == NEEDS_ZERO_SHOT
+    assert "crossfit-5" not in default_designs(known, (40,), "fast", None)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_whole(name: str) -> None:
+    """FTR's table has no empty row: there are predictions of an untrained model too."""
+    study, further = preset(name, "reviews.csv" if PRESETS[name].needs_table else None, ["seed=3"])
+    spec = EvaluationSpec(
+        study, 10, designs=default_designs(study, further["budgets"], "fast", further["untrained"]), **further
+    )
+    assert set(spec.designs) > NEEDS_ZERO_SHOT
+    assert spec.study.seed == 3
+    assert spec.budgets == (300, 500, 700, 1000)
+
+
+def test_the_wine_preset_is_the_authors_protocol() -> None:
+    study, further = preset("wine", "reviews.csv", ())
+    assert further["distinct"]
+    assert further["target_rows"] == 15_000
+    assert study.pilots is not None
+    assert study.pilots.sizes == list(range(50, 701, 50))
+    lora, training = study.model.lora, study.training
+    assert (study.model.adapter, lora.rank, lora.alpha, lora.dropout, lora.targets) == (
+        "lora",
+        8,
+        16,
+        0.05,
+        "all-linear",
+    )
+    assert (study.model.pooling, study.model.max_tokens) == ("last", 192)
+    assert (training.epochs, training.min_epochs, training.patience, training.batch_size) == (20, 4, 4, 128)
+    assert (training.learning_rate, training.head_learning_rate) == (2e-4, 5e-4)
+    assert (training.weight_decay, training.clip) == (0.01, 1.0)
