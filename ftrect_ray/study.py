@@ -258,7 +258,9 @@ class Pilots(Part):
 
     ``scheme``: ``shared``: all at once, measured on one set of labels that none of them trains on; ``ramp-up``: the
     same size after size, until the fitted law says that a longer fine-tune would not pay; ``cross-validated``: no such
-    set, the labels of each size are cut into ``folds`` and measured by models of the other folds.
+    set, the labels of each size are cut into ``folds`` and measured by models of the other folds; ``cross-fitted``: the
+    budget is cut into ``folds``, and each measures models of every size, of labels outside it: the most certain law,
+    and no label is lost to cross-fitting.
     ``sizes``: labels that one pilot consumes (its early-stopping rows included); nested subsets.
     ``seeds``: repetitions of each size with another nested order.
     ``validation``: labels on which the residual variance is measured; default a quarter of the budget.
@@ -266,7 +268,7 @@ class Pilots(Part):
     training worker has.
     """
 
-    scheme: Literal["shared", "ramp-up", "cross-validated"] = "shared"
+    scheme: Literal["shared", "ramp-up", "cross-validated", "cross-fitted"] = "shared"
     sizes: Annotated[list[Annotated[int, Field(ge=10)]], Field(min_length=1)] = [50, 100, 300]
     seeds: Annotated[int, Field(ge=1, le=100)] = 2
     validation: Annotated[int, Field(ge=20)] | None = None
@@ -295,19 +297,21 @@ class Pilots(Part):
             raise ValueError(
                 f"'scheme: ramp-up' needs three 'sizes' or more, for the law has three parameters; got {self.sizes}"
             )
-        if self.scheme == "cross-validated":
-            if self.validation is not None:
-                raise ValueError("'scheme: cross-validated' holds no labels for 'validation': leave it out")
-            if self.sizes[0] < 2 * self.folds:
-                raise ValueError(
-                    f"{self.folds} 'folds' of the smallest of 'sizes' {self.sizes} hold fewer than 2 labels"
-                )
+        if self.in_folds and self.validation is not None:
+            raise ValueError(f"'scheme: {self.scheme}' holds no labels for 'validation': leave it out")
+        if self.scheme == "cross-validated" and self.sizes[0] < 2 * self.folds:
+            raise ValueError(f"{self.folds} 'folds' of the smallest of 'sizes' {self.sizes} hold fewer than 2 labels")
         return self
+
+    @property
+    def in_folds(self) -> bool:
+        """Whether each size is measured in ``folds``, and no label held back for it."""
+        return self.scheme in ("cross-validated", "cross-fitted")
 
     @property
     def fits(self) -> int:
         """Fine-tunes of one model, where no size is left out."""
-        return len(self.sizes) * self.seeds * (self.folds if self.scheme == "cross-validated" else 1)
+        return len(self.sizes) * self.seeds * (self.folds if self.in_folds else 1)
 
 
 class Training(Part):

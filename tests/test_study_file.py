@@ -86,6 +86,7 @@ def test_exponents_are_numbers() -> None:
         (SMALL + "pilots: {scheme: ramp-up, sizes: [10, 20]}", [], r"needs three 'sizes' or more.*got \[10, 20\]"),
         (SMALL + "pilots: {scheme: cross-validated, sizes: [10, 40], folds: 6}", [], r"6 'folds' of the smallest of"),
         (SMALL + "pilots: {scheme: cross-validated, validation: 30}", [], r"holds no labels for 'validation'"),
+        (SMALL + "pilots: {scheme: cross-fitted, validation: 30}", [], r"'scheme: cross-fitted' holds no labels"),
         (SMALL + "pilots: {gpus_per_pilot: 1.5}", [], r"share of one GPU or a whole number"),
         (SMALL + "candidates: {a: {model: {name: minilm}}}\nmodel: {max_tokens: 64}", [], r"'model' or 'candidates'"),
         (SMALL + "candidates: {a: {model: {name: minilm}}}\ndesign: classical", [], r"are compared by pilots"),

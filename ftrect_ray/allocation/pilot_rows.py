@@ -1,4 +1,4 @@
-"""Which labels each pilot trains on and which measure it: three schemes, one draw.
+"""Which labels each pilot trains on and which measure it: four schemes, one draw.
 
 ``shared``: a fixed set V measures every pilot. A second set has as many labels as the largest pilot; each repetition
 draws one order of it, and the pilot of size s takes the first s: N_1 ⊂ N_2 ⊂ … .
@@ -9,6 +9,10 @@ V and N_s and no other label. Repetitions differ in which of the s labels choose
 ``cross-validated`` ("to save samples", FTR EC.2): no V. The s labels of N_s are cut into folds, and each fold is
 measured by a model of the others. The law sees s (folds − 1)/folds, the labels of one such model. Each repetition
 draws its order from the whole budget: more rows measure, and fewer are left for a split that the pilots would size.
+
+``cross-fitted``: the whole budget is cut into folds once a repetition. For each fold one order of the labels outside it
+is drawn; the pilot of size s takes the first s, and the fold measures it. So every size is measured on every label,
+once, and sizes differ by what was learned and not by what measured it. Cross-fitting loses no label by it.
 
 Under the first two all other labels stay untouched, so that a split may still rectify with them.
 """
@@ -24,7 +28,10 @@ import numpy as np
 from ftrect_ray.errors import InputError, near_match
 from ftrect_ray.estimators.folds import draw_folds
 
-Scheme = Literal["shared", "ramp-up", "cross-validated"]
+Scheme = Literal["shared", "ramp-up", "cross-validated", "cross-fitted"]
+
+#: Schemes that measure each pilot in folds, and hold no label back for it.
+FOLDED: frozenset[Scheme] = frozenset({"cross-validated", "cross-fitted"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,9 +41,9 @@ class PilotDraw:
     Attributes
     ----------
     name : str
-        ``pilot-s50-r0``; a cross-validated one adds its fold: ``pilot-s50-r0-f3``.
+        ``pilot-s50-r0``; one of several folds adds its fold: ``pilot-s50-r0-f3``.
     size : int
-        Labels of N_s, the nested set.
+        Labels of N_s, the nested set; of ``own`` where cross-fitted.
     repetition : int
     own : ndarray (s,) of int
         Labels that the pilot's fine-tune consumes, those that choose its epoch included.
@@ -75,9 +82,9 @@ def pilot_draws(
     seeds : int
         Repetitions of each size.
     validation : int
-        Labels of V; without meaning for ``cross-validated``.
+        Labels of V; without meaning in folds.
     folds : int
-        Of ``cross-validated``; without meaning elsewhere.
+        Of ``cross-validated`` and ``cross-fitted``; without meaning elsewhere.
     seed : int
         Of every draw.
     clusters : array (n,), optional
@@ -90,9 +97,12 @@ def pilot_draws(
     """
     if scheme not in get_args(Scheme):
         raise InputError(f"unknown pilot scheme {scheme!r}", mend=near_match(scheme, get_args(Scheme)))
-    measure, pool = _validation(n, max(sizes), 0 if scheme == "cross-validated" else validation, seed, clusters)
+    measure, pool = _validation(n, max(sizes), 0 if scheme in FOLDED else validation, seed, clusters)
     draws = []
     for repetition in range(seeds):
+        if scheme == "cross-fitted":
+            draws += _cross_fitted(n, sizes, repetition, folds, seed, clusters)
+            continue
         rng = np.random.default_rng([seed, 22, repetition])
         if scheme == "cross-validated":
             nested = shuffled(n, rng, clusters)
@@ -106,6 +116,13 @@ def pilot_draws(
                 own = own if scheme == "shared" else np.random.default_rng([seed, 23, repetition]).permutation(own)
                 draws.append(PilotDraw(name, size, repetition, own, measure))
     return draws
+
+
+def largest_size(n: int, scheme: Scheme, validation: int, folds: int) -> int:
+    """Most labels that a pilot can have in a budget of ``n``, where no cluster takes more with it."""
+    if scheme == "cross-fitted":
+        return n - -(-n // folds)
+    return n if scheme == "cross-validated" else n - validation
 
 
 def shuffled(n: int, rng: np.random.Generator, clusters: np.ndarray | None = None) -> np.ndarray:
@@ -146,12 +163,41 @@ def _cross_validated(
     clusters: np.ndarray | None,
 ) -> list[PilotDraw]:
     units = nested if clusters is None else clusters[nested]
-    if len(np.unique(units)) < folds:
-        of = "" if clusters is None else f" of {len(np.unique(units))} clusters"
-        raise InputError(
-            f"{size} labels{of} are too few for {folds} folds",
-            where="pilots.folds",
-            mend="lower pilots.folds, or raise the smallest of pilots.sizes",
-        )
+    _check_units(units, clusters is not None, folds, "raise the smallest of pilots.sizes")
     fold = draw_folds(size, folds, [seed, 24, repetition, size], clusters=units)
     return [PilotDraw(f"{name}-f{k}", size, repetition, nested[fold != k], nested[fold == k]) for k in range(folds)]
+
+
+def _cross_fitted(
+    n: int, sizes: Sequence[int], repetition: int, folds: int, seed: int, clusters: np.ndarray | None
+) -> list[PilotDraw]:
+    """Sizes, folds within sizes."""
+    units = np.arange(n) if clusters is None else clusters
+    _check_units(units, clusters is not None, folds, "raise 'labels'")
+    fold = draw_folds(n, folds, [seed, 25, repetition], clusters=clusters)
+    outside = [
+        np.random.default_rng([seed, 26, repetition, k]).permutation(np.flatnonzero(fold != k)) for k in range(folds)
+    ]
+    left = min(map(len, outside))
+    if max(sizes) > left:
+        raise InputError(
+            f"the largest pilot asks for {max(sizes)} of {n} labels; outside one of {folds} folds there are {left}",
+            where="pilots.sizes",
+            mend="lower pilots.sizes, or raise pilots.folds or labels",
+        )
+    return [
+        PilotDraw(f"pilot-s{size}-r{repetition}-f{k}", size, repetition, outside[k][:size], np.flatnonzero(fold == k))
+        for size in sizes
+        for k in range(folds)
+    ]
+
+
+def _check_units(units: np.ndarray, clustered: bool, folds: int, remedy: str) -> None:
+    there = len(np.unique(units))
+    if there < folds:
+        of = f" of {there} clusters" if clustered else ""
+        raise InputError(
+            f"{len(units)} labels{of} are too few for {folds} folds",
+            where="pilots.folds",
+            mend=f"lower pilots.folds, or {remedy}",
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ftrect_ray.allocation.pilot_rows import pilot_draws
+from ftrect_ray.allocation.pilot_rows import largest_size, pilot_draws
 from ftrect_ray.errors import InputError
 from ftrect_ray.finetune.influence import Influence
 from ftrect_ray.finetune.pilot import PilotSpec
@@ -28,10 +28,12 @@ def validation_rows(pilots: Pilots, n: int) -> int:
         Where they and the largest pilot do not both fit into the budget.
     """
     largest = pilots.sizes[-1]
-    if pilots.scheme == "cross-validated":
-        if largest > n:
+    if pilots.in_folds:
+        room = largest_size(n, pilots.scheme, 0, pilots.folds)
+        if largest > room:
+            outside = "" if room == n else f"; {room} are outside one of {pilots.folds} folds"
             raise InputError(
-                f"'pilots.sizes' asks for {largest} labels of {n}",
+                f"'pilots.sizes' asks for {largest} labels of {n}{outside}",
                 where="pilots",
                 mend="lower pilots.sizes, raise labels, or set 'pilots: null' with a named design",
             )
@@ -77,12 +79,12 @@ def plan_pilots(
     StatisticalRefusal, InputError
         Where a pilot's rows cannot carry the coefficients; see ``finetune.influence``.
     """
-    n, folded = len(rows), pilots.scheme == "cross-validated"
+    n = len(rows)
     draws = pilot_draws(
         n, pilots.sizes, pilots.seeds, pilots.scheme, validation_rows(pilots, n), pilots.folds, seed, rows.clusters
     )
     alone = training.model_copy(update={"workers": 1, "cpus_per_worker": 1})  # more workers: the same pilots
-    weigh = rows if folded and coefficients is not None else None
+    weigh = rows if pilots.in_folds and coefficients is not None else None
     specs = []
     for draw in draws:
         trained = len(draw.own) - max(2, round(training.stopping_fraction * len(draw.own)))

@@ -70,8 +70,8 @@ def _pilots(study: Study) -> tuple[str, float | None]:
         return "no pilots", 0
     contenders = study.contenders.values()
     rows = sum(pilots.sizes) * pilots.seeds
-    if pilots.scheme == "cross-validated":
-        rows *= pilots.folds - 1  # each fold is trained on the others
+    if pilots.in_folds:  # a cross-validated fold is trained on the others, a cross-fitted one on as many as the size
+        rows *= pilots.folds - (pilots.scheme == "cross-validated")
     work = [_product(rows, own.training.epochs, TRAIN_SECONDS, _million_parameters(own)) for own in contenders]
     names, upto = ", ".join(own.model.name for own in contenders), "up to " if pilots.scheme == "ramp-up" else ""
     what = f"{upto}{pilots.fits * len(work)} pilot fine-tunes of {names}, sizes {pilots.sizes}"

@@ -28,7 +28,7 @@ PARAMETERS = 3
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
-    """One pilot, or all folds of a cross-validated one.
+    """One pilot, or all folds of one that is measured in folds.
 
     Attributes
     ----------
@@ -59,7 +59,7 @@ def measurements(
 ) -> dict[str, list[Measurement]]:
     """By candidate, in the study's order; a candidate of which nothing was measured is left out.
 
-    A cross-validated pilot counts where all its folds were measured, and its variance is that of their residuals
+    A pilot in folds counts where all of them were measured, and its variance is that of their residuals
     together.
 
     Parameters

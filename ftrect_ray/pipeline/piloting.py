@@ -24,7 +24,7 @@ WORK = ("work", "pilots")
 def run_pilot_stage(run: Run) -> dict[str, Any]:
     """Run all pilots of all candidates; write ``pilots.parquet`` and ``pilot_residuals.parquet``.
 
-    ``shared`` and ``cross-validated`` pilots run all at once, a ramp-up size after size. A label is in the ledger
+    Pilots run all at once, those of a ramp-up size after size. A label is in the ledger
     before the pilot that uses it starts, and one whose pilot never ran is not.
 
     Returns

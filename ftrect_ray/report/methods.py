@@ -76,6 +76,7 @@ def _pilots(inputs: ReportInputs) -> list[str]:
     how = {
         "ramp-up": ", size after size until the fitted law asked for no longer one,",
         "cross-validated": f", each cross-validated in {pilots.get('folds')} folds,",
+        "cross-fitted": f", each size measured on all answers in {pilots.get('folds')} folds,",
     }.get(str(pilots.get("scheme")), "")
     text = (
         f"Inside this label budget, {len(done)} pilot fine-tunes{of} with {sizes} labels{how} measured {nu} "

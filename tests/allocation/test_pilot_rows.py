@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ftrect_ray.allocation.pilot_rows import PilotDraw, pilot_draws
+from ftrect_ray.allocation.pilot_rows import PilotDraw, largest_size, pilot_draws
 from ftrect_ray.errors import InputError
 
 SIZES = (10, 20, 40)
-SCHEMES = ("shared", "ramp-up", "cross-validated")
+SCHEMES = ("shared", "ramp-up", "cross-validated", "cross-fitted")
 
 
 def draws(
@@ -40,7 +40,13 @@ def test_same_seed_same_draws_and_another_seed_others(scheme: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scheme", "sizes"), [("shared", (10, 15, 20, 40)), ("ramp-up", (*SIZES, 60)), ("cross-validated", (*SIZES, 80))]
+    ("scheme", "sizes"),
+    [
+        ("shared", (10, 15, 20, 40)),
+        ("ramp-up", (*SIZES, 60)),
+        ("cross-validated", (*SIZES, 80)),
+        ("cross-fitted", (*SIZES, 80)),
+    ],
 )
 def test_a_larger_plan_contains_the_smaller_one(scheme: str, sizes: tuple[int, ...]) -> None:
     assert by_name(draws(scheme)).items() <= by_name(draws(scheme, sizes=sizes, seeds=3)).items()
@@ -78,6 +84,32 @@ def test_cross_validation_measures_each_nested_label_once_by_a_model_of_the_othe
     assert {len(draw.own) for draw in draws("cross-validated", sizes=(100,))} == {80}  # the whole budget
 
 
+def test_cross_fitting_measures_each_size_on_every_label_once_and_the_folds_are_those_of_all_sizes() -> None:
+    found = draws("cross-fitted")
+    assert [draw.name for draw in found[:6]] == [f"pilot-s10-r0-f{k}" for k in range(5)] + ["pilot-s20-r0-f0"]
+    sizes = {size: [draw for draw in found if (draw.size, draw.repetition) == (size, 0)] for size in SIZES}
+    for size, folds in sizes.items():
+        assert sorted(np.concatenate([draw.measure for draw in folds])) == list(range(100))
+        assert {len(draw.own) for draw in folds} == {size}
+    for small, middle, large in zip(*sizes.values(), strict=True):
+        assert small.measure.tolist() == middle.measure.tolist() == large.measure.tolist()
+        assert set(small.own) < set(middle.own) < set(large.own)
+    again = [draw.measure.tolist() for draw in found if draw.repetition == 1]
+    assert sizes[10][0].measure.tolist() not in again
+    clustered = draws("cross-fitted", clusters=np.arange(100) // 2)
+    assert {len(draw.measure) for draw in clustered} == {20}
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_largest_size_is_the_largest_that_can_be_drawn(scheme: str) -> None:
+    for n in (100, 101):
+        largest = largest_size(n, scheme, 25, 5)
+        found = draws(scheme, n=n, sizes=(10, largest), seeds=1)
+        assert max(draw.size for draw in found) == largest
+        with pytest.raises(InputError, match=f"asks for {largest + 1} "):
+            draws(scheme, n=n, sizes=(10, largest + 1), seeds=1)
+
+
 def test_a_cluster_that_the_validation_rows_cut_trains_no_pilot() -> None:
     clusters = np.arange(100) // 7
     found = draws("shared", clusters=clusters)
@@ -93,3 +125,7 @@ def test_what_cannot_be_drawn_is_said() -> None:
         draws("cross-validated", sizes=(101,))
     with pytest.raises(InputError, match="10 labels of 4 clusters are too few for 5 folds"):
         draws("cross-validated", clusters=np.arange(100) // 3)
+    with pytest.raises(InputError, match="asks for 81 of 100 labels; outside one of 5 folds there are 80"):
+        draws("cross-fitted", sizes=(10, 81))
+    with pytest.raises(InputError, match=r"100 labels of 2 clusters are too few for 5 folds .* or raise 'labels'"):
+        draws("cross-fitted", clusters=np.arange(100) // 50)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from ftrect_ray.allocation.pilot_rows import FOLDED
 from ftrect_ray.errors import InputError, StatisticalRefusal
 from ftrect_ray.estimators import classical_mean, mean
 from ftrect_ray.evaluation.designs import DESIGNS, NEEDS_ZERO_SHOT, PilotRule, Replication, fewest_labels
@@ -15,7 +16,7 @@ from ftrect_ray.evaluation.frozen import FrozenLearner
 from ftrect_ray.ledger import Ledger, Use
 
 N, LABELS = 1500, 200
-SCHEMES = ["cross-validated", "shared", "ramp-up"]
+SCHEMES = ["cross-fitted", "cross-validated", "shared", "ramp-up"]
 
 
 class Watched:
@@ -51,12 +52,11 @@ def replication(table, learner=None, seed: int = 0, labels: int = LABELS, **furt
     return Replication(labeled, y, learner or FrozenLearner(x, y), seed, **given)
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("name", DESIGNS)
+@pytest.mark.parametrize(
+    ("name", "scheme"), [(name, SCHEMES[0]) for name in DESIGNS] + [("auto", scheme) for scheme in SCHEMES[1:]]
+)
 def test_no_label_shapes_a_model_and_rectifies_it(name, scheme, table):
     """Every charge goes through the product's ledger, which raises on a leak; and no training is left uncharged."""
-    if scheme != "cross-validated" and name != "auto":
-        pytest.skip("pilots of its own, or none")
     watched = Watched(FrozenLearner(*table))
     drawn = replication(table, watched, pilots=PilotRule(scheme=scheme))
     result = DESIGNS[name](drawn)
@@ -159,13 +159,13 @@ def test_pilots_measure_what_a_model_leaves_out_of_sample(scheme, table):
     pilots = Pilots(replication(table, pilots=PilotRule(scheme=scheme, seeds=2)))
     pilots.run(scheme, (20, 40, 80, 150))
     law = pilots.fit()
-    assert law.sizes[-1] == {"cross-validated": 120, "shared": 150}.get(scheme, law.sizes[-1])
+    assert law.sizes[-1] == {"cross-validated": 120, "cross-fitted": 150, "shared": 150}.get(scheme, law.sizes[-1])
     x, y = table
     rest = np.setdiff1d(np.arange(N), replication(table).labeled)
     own = replication(table).labeled[:120]
     f = FrozenLearner(x, y).learn([own], [0], "variance")[:, 0]
     assert law.curve.variance(120.0) == pytest.approx(np.var((y - f)[rest]), rel=0.25)
-    assert pilots.models == len(law.sizes) * (5 if scheme == "cross-validated" else 1)
+    assert pilots.models == len(law.sizes) * (5 if scheme in FOLDED else 1)
 
 
 def test_all_folds_of_a_pilot_are_one_measurement(table):
@@ -174,6 +174,14 @@ def test_all_folds_of_a_pilot_are_one_measurement(table):
     assert [one.count for one in pilots.measured] == [50, 200]
     assert [one.size for one in pilots.measured] == [40, 160]
     np.testing.assert_array_equal(np.sort(pilots.measured[1].positions), np.arange(LABELS))
+
+
+def test_cross_fitted_pilots_are_measured_on_all_labels_each(table):
+    pilots = Pilots(replication(table))
+    pilots.run("cross-fitted", (50, 160, 161))  # for the last there is no room outside a fold
+    assert [(one.size, one.count) for one in pilots.measured] == [(50, LABELS), (160, LABELS)]
+    for one in pilots.measured:
+        np.testing.assert_array_equal(np.sort(one.positions), np.arange(LABELS))
 
 
 def test_auto_says_what_it_chose_and_how_long_the_interval_would_be(table):

@@ -109,7 +109,7 @@ def assert_nominal(covered: float, chosen: Counter[str]) -> None:
 
 @pytest.mark.parametrize(
     ("strength", "scheme", "replications"),
-    [(0.12, "shared", 1000), (0.5, "shared", 1000), (0.12, "cross-validated", 400)],
+    [(0.12, "shared", 1000), (0.5, "shared", 1000), (0.12, "cross-validated", 400), (0.12, "cross-fitted", 400)],
 )
 def test_auto_covers_within_monte_carlo_error(strength: float, scheme: str, replications: int) -> None:
     covered, chosen = coverage(ONE, scheme, strength, replications)

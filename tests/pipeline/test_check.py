@@ -136,6 +136,11 @@ def test_errors_have_a_remedy(tmp_path: Path) -> None:
         ("{scheme: ramp-up, sizes: [20, 40, 160], seeds: 1}", "'pilots.sizes' asks for 160 labels; of 200, 50 are"),
         ("{scheme: cross-validated, sizes: [20, 201], seeds: 1}", "'pilots.sizes' asks for 201 labels of 200"),
         ("{scheme: cross-validated, sizes: [20, 200], seeds: 1}", None),
+        (
+            "{scheme: cross-fitted, sizes: [20, 161], seeds: 1}",
+            "'pilots.sizes' asks for 161 labels of 200; 160 are outside one of 5 folds",
+        ),
+        ("{scheme: cross-fitted, sizes: [20, 160], seeds: 1}", None),
     ],
 )
 def test_pilots_beyond_the_budget_are_refused_before_any_work(pilots: str, message: str | None, tmp_path: Path) -> None:

@@ -26,7 +26,9 @@ def test_a_ramp_up_may_stop_early_and_folds_are_fine_tunes_each() -> None:
     assert stage("pilot", "pilots.scheme=ramp-up")["what"].startswith("up to 6 pilot fine-tunes")
     folded = stage("pilot", "pilots={scheme: cross-validated, folds: 3}")
     assert folded["what"].startswith("18 pilot fine-tunes")
-    assert folded["seconds"] > stage("pilot")["seconds"]
+    fitted = stage("pilot", "pilots={scheme: cross-fitted, folds: 3}")
+    assert fitted["what"].startswith("18 pilot fine-tunes")
+    assert fitted["seconds"] > folded["seconds"] > stage("pilot")["seconds"]
 
 
 def test_pilots_that_a_design_does_not_need_cost_nothing() -> None:

@@ -163,7 +163,10 @@ def residual(beta: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return y - beta[0] - x @ beta[1:]
 
 
-@pytest.mark.parametrize(("scheme", "sizes"), [("shared", (50, 100, 200)), ("cross-validated", (60, 150, 400))])
+@pytest.mark.parametrize(
+    ("scheme", "sizes"),
+    [("shared", (50, 100, 200)), ("cross-validated", (60, 150, 400)), ("cross-fitted", (60, 150, 400))],
+)
 def test_a_law_is_as_doubtful_as_it_says(scheme: str, sizes: tuple[int, ...]) -> None:
     """The curve's 95 % range at the size of two folds, against what models of that size leave on average."""
     slopes = 0.15 * np.random.default_rng(0).normal(size=FEATURES)

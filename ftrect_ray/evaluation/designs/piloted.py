@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from ftrect_ray.allocation import LawFit, Plan, fit_scaling_law, plan
-from ftrect_ray.allocation.pilot_rows import PilotDraw, Scheme, pilot_draws
+from ftrect_ray.allocation.pilot_rows import FOLDED, PilotDraw, Scheme, largest_size, pilot_draws
 from ftrect_ray.allocation.ramp_up import next_size
 from ftrect_ray.errors import StatisticalRefusal
 from ftrect_ray.estimators import classical_mean
@@ -46,9 +46,9 @@ class Pilots:
             There is room for none.
         """
         replication, rule = self.replication, self.replication.pilots
-        n, held = replication.n, 0 if scheme == "cross-validated" else _validation(replication)
-        left = SMALLEST_PART if scheme == "ramp-up" else 0
-        fitting = [size for size in sizes if SMALLEST_PART <= size <= n - held - left]
+        n, held = replication.n, _validation(replication, scheme)
+        room = largest_size(n, scheme, held, rule.folds) - (SMALLEST_PART if scheme == "ramp-up" else 0)
+        fitting = [size for size in sizes if SMALLEST_PART <= size <= room]
         if not fitting:
             raise StatisticalRefusal(f"{n} labels have no room for a pilot", mend="label more rows")
         seed = int(replication.rng(PILOTS).integers(2**31))
@@ -218,9 +218,12 @@ def _halves(replication: Replication) -> tuple[int, ...]:
     rule = replication.pilots
     if rule.scheme == "ramp-up":
         return _steps(replication)
-    room = replication.n if rule.scheme == "cross-validated" else replication.n - _validation(replication)
+    room = largest_size(replication.n, rule.scheme, _validation(replication, rule.scheme), rule.folds)
     return tuple(sorted({room // 2**k for k in range(SIZES)}))
 
 
-def _validation(replication: Replication) -> int:
+def _validation(replication: Replication, scheme: Scheme) -> int:
+    """Labels of V; none where folds measure."""
+    if scheme in FOLDED:
+        return 0
     return max(MIN_VALIDATION, round(replication.pilots.validation * replication.n))

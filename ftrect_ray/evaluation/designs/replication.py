@@ -25,7 +25,7 @@ class PilotRule:
 
     Attributes
     ----------
-    scheme : {"shared", "ramp-up", "cross-validated"}
+    scheme : {"shared", "ramp-up", "cross-validated", "cross-fitted"}
         Of ``auto``; see :mod:`ftrect_ray.allocation.pilot_rows`. The ramp-up designs ramp up, whatever it says.
     sizes : tuple of int or None
         Rising; those that the budget has no room for are left out. None: an eighth, a quarter, a half, and all of the
@@ -35,12 +35,12 @@ class PilotRule:
     seeds : int
         Repetitions of each size.
     folds : int
-        Of ``cross-validated``.
+        Of ``cross-validated`` and ``cross-fitted``.
     validation : float
         Share of the budget that is V, where there is one (FTR: 20 %).
     """
 
-    scheme: Scheme = "cross-validated"
+    scheme: Scheme = "cross-fitted"
     sizes: tuple[int, ...] | None = None
     ramp: tuple[int, ...] | None = None
     seeds: int = 1
