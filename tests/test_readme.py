@@ -40,9 +40,11 @@ def test_python_snippets_run(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_study_files_are_valid() -> None:
-    whole, asked, change = blocks("yaml")
+    whole, asked, compared, change = blocks("yaml")
     assert parse_study(whole).labels == 400
     assert parse_study(asked).model.options is not None
+    several = {key: value for key, value in yaml.safe_load(whole).items() if key != "model"} | yaml.safe_load(compared)
+    assert set(parse_study(yaml.safe_dump(several)).contenders) == {"encoder", "reader"}
     merged = yaml.safe_load(whole) | yaml.safe_load(change)
     assert parse_study(yaml.safe_dump(merged)).model.adapter == "lora"
 

@@ -24,31 +24,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from ftrect_ray.evaluation.presets import PROMPTS
 from ftrect_ray.finetune.pilot import PilotSpec, measure
 from ftrect_ray.finetune.spec import FitSpec, Rows
 from ftrect_ray.pipeline.design import hold_back_stopping_rows
 from ftrect_ray.predictor import Predictor
 from ftrect_ray.sources import load_source
-from ftrect_ray.study import Model, Options, Training
+from ftrect_ray.study import Model, Training
 
 SIZES, HELD_OUT = (50, 100, 200, 400), {"head": 2000, "ridge": 2000, "options": 400}
-#: Made-up examples, then the text: an untrained SmolLM2 orders texts by these words, and not by digits of a scale.
-PROMPTS = {
-    "vader": Options(
-        prompt="Text: What a wonderful surprise, I am so happy!\nFeeling: very positive\n\n"
-        "Text: The bus was late again and I got soaked.\nFeeling: negative\n\n"
-        "Text: The meeting is on Monday.\nFeeling: neutral\n\nText: {text}\nFeeling:",
-        answers={"very negative": -3.0, "negative": -1.5, "neutral": 0.0, "positive": 1.5, "very positive": 3.0},
-        chat="no",
-    ),
-    "wine": Options(
-        prompt="Review: Thin and sour, with an odd smell of rubber.\nQuality: poor\n\n"
-        "Review: Deep, complex and beautifully balanced, with a finish that never ends.\nQuality: excellent\n\n"
-        "Review: {text}\nQuality:",
-        answers={"poor": 82.0, "fair": 85.0, "good": 88.0, "great": 91.0, "excellent": 94.0},
-        chat="no",
-    ),
-}
 
 
 @dataclass(frozen=True)

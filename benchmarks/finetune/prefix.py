@@ -2,9 +2,9 @@
 
     python benchmarks/finetune/prefix.py --output benchmarks/results          (5 minutes on one core)
 
-SmolLM2 asked by the few-shot prompt of ``objectives.py``, on texts of the default study, in the precision that this
-processor is fastest in. Each measurement is taken with the shared beginning and without it, in turn, in one process;
-seconds are those that the processor worked. Writes ``prefix.json`` and ``prefix.md``.
+SmolLM2 asked by the few-shot prompt of ``evaluation.presets``, on texts of the default study, in the precision that
+this processor is fastest in. Each measurement is taken with the shared beginning and without it, in turn, in one
+process; seconds are those that the processor worked. Writes ``prefix.json`` and ``prefix.md``.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from objectives import PROMPTS
 
+from ftrect_ray.evaluation.presets import PROMPTS
 from ftrect_ray.finetune.spec import FitSpec, Rows
 from ftrect_ray.finetune.training import Fit
 from ftrect_ray.predictor import Predictor
