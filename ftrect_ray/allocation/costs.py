@@ -21,19 +21,25 @@ class Compute:
     predict_seconds_per_text : float
     seconds_per_finetune : float
         What every fine-tune costs besides: loading the model, saving it.
+    one_pass : bool
+        All models of a design read the texts in one pass, as readouts of one frozen backbone do.
     """
 
     train_seconds_per_label: float
     predict_seconds_per_text: float
     seconds_per_finetune: float = 0.0
+    one_pass: bool = False
 
     def __post_init__(self) -> None:
         for name in ("train_seconds_per_label", "predict_seconds_per_text", "seconds_per_finetune"):
             object.__setattr__(self, name, non_negative(name, getattr(self, name)))
 
-    def hours(self, sizes: Sequence[int], predictions: float) -> float:
-        """Device-hours of fine-tunes on ``sizes`` labels each, and of ``predictions`` texts."""
+    def hours(self, sizes: Sequence[int], texts: float, rectified: float) -> float:
+        """Device-hours of fine-tunes on ``sizes`` labels each, of predicting ``texts`` by all models and ``rectified``
+        labels."""
         training = sum(self.seconds_per_finetune + size * self.train_seconds_per_label for size in sizes)
+        passes = min(len(sizes), 1) if self.one_pass else len(sizes)
+        predictions = passes * texts + rectified
         return (training + predictions * self.predict_seconds_per_text) / SECONDS_PER_HOUR
 
 

@@ -170,7 +170,7 @@ def hours_of(predicted: Prediction, setting: Setting, compute: Compute | None) -
     """Device-hours of a design; None where they cannot be told."""
     if compute is None or isinf(setting.texts):
         return None
-    return compute.hours(predicted.sizes, len(predicted.sizes) * setting.texts + predicted.rectified)
+    return compute.hours(predicted.sizes, setting.texts, predicted.rectified)
 
 
 def price_of(hours: float | None, predicted: Prediction, n: int, prices: Prices | None) -> float | None:

@@ -76,7 +76,8 @@ def gather_evidence(run: Run) -> Evidence:
     zero_shot = {row.get("candidate", ""): row["residual_variance"] for row in done if row["size"] == 0}
     devices = run.record.content["stages"].get("pilot", {}).get("devices", 1)
     trained = {name: [row for row in done if row["size"] and row.get("candidate", "") == name] for name in laws}
-    found = {candidate: compute_of(own, devices) for candidate, own in trained.items()}
+    frozen = {name for name, contender in study.contenders.items() if contender.model.adapter == "head"}
+    found = {candidate: compute_of(own, devices, frozen=candidate in frozen) for candidate, own in trained.items()}
     return Evidence(laws, zero_shot, {name: compute for name, compute in found.items() if compute is not None})
 
 
@@ -130,7 +131,7 @@ def law_document(evidence: Evidence, candidate: str) -> dict[str, Any]:
     return chosen if list(documents) == [""] else {**chosen, "candidates": documents}
 
 
-def compute_of(pilots: Sequence[Mapping[str, Any]], devices: float) -> Compute | None:
+def compute_of(pilots: Sequence[Mapping[str, Any]], devices: float, *, frozen: bool = False) -> Compute | None:
     """Device-seconds that one candidate's ``pilots`` took; None where an earlier version of ftrect measured them.
 
     Predicting is as slow as for the slowest pilot: others may have found their features computed already.
@@ -143,4 +144,5 @@ def compute_of(pilots: Sequence[Mapping[str, Any]], devices: float) -> Compute |
         train_seconds_per_label=devices * trained / consumed,
         predict_seconds_per_text=devices * max(row["predict_seconds"] / row["n_measure"] for row in timed),
         seconds_per_finetune=devices * max(0.0, float(np.median([r["seconds"] - r["model_seconds"] for r in timed]))),
+        one_pass=frozen,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -41,6 +43,13 @@ def test_device_hours_by_hand():
     first, *_ = sizes = made["sequential"].sizes
     assert made["sequential"].gpu_hours == pytest.approx(hours(*sizes, rectified=400 - first))
     assert made["classical"].gpu_hours == made["rectify-only"].gpu_hours == 0
+
+
+def test_readouts_of_one_backbone_read_the_texts_once():
+    frozen = plan(WINE, labels=400, compute=replace(COMPUTE, one_pass=True), **SHARED)
+    assert frozen["crossfit-4"].gpu_hours == pytest.approx((4 * (30 + 2 * 300) + 0.01 * (10_000 + 400)) / 3600)
+    assert frozen["split"].gpu_hours == plan(WINE, labels=400, compute=COMPUTE, **SHARED)["split"].gpu_hours
+    assert frozen["classical"].gpu_hours == 0
 
 
 def test_prices_by_hand():

@@ -192,6 +192,7 @@ def test_costs_are_in_the_unit_of_one_device() -> None:
     ]
     compute = compute_of(timed, devices=0.5)
     assert compute == Compute(1.0, 0.5 * 5.0 / 50, 1.5)
+    assert compute_of(timed, devices=0.5, frozen=True) == Compute(1.0, 0.5 * 5.0 / 50, 1.5, one_pass=True)
     assert compute_of([{"size": 20}], 1) is None
 
 
