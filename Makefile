@@ -9,7 +9,7 @@ UNIT   := OMP_NUM_THREADS=1 $(BIN)/pytest -m "not ray and not slow" -n auto
 export RAY_USAGE_STATS_ENABLED ?= 0
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help demo test unit lint type bench coverage speed objectives savings finetune-speed gpu mutation kill clean
+.PHONY: help demo test unit lint type bench coverage speed objectives savings savings-speed finetune-speed gpu mutation kill clean
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -47,6 +47,9 @@ objectives: $(STAMP)  ## variance objective, mean square and a frozen backbone: 
 
 savings: $(STAMP)   ## what every design saves and whether its intervals hold, a thousand times (hours; the same command continues)
 	$(BIN)/python benchmarks/savings/savings.py --output benchmarks/results $(if $(WINE),--wine $(WINE))
+
+savings-speed: $(STAMP)  ## the planner in milliseconds, designs replayed per second (two minutes)
+	$(BIN)/python benchmarks/savings/speed.py --output benchmarks/results
 
 finetune-speed: $(STAMP)  ## time of an optimiser step beside bare PyTorch (20 minutes on one quiet core)
 	$(BIN)/python benchmarks/finetune/step_time.py --output benchmarks/results
