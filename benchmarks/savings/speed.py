@@ -2,8 +2,8 @@
 
     python benchmarks/savings/speed.py --output benchmarks/results        (two minutes on one core)
 
-Milliseconds: one question each, from pilots or from a fit, median of many. The goal is 100 ms for the whole planner: the
-law with 400 draws, the plan of every design with its interval, s*, the labels for a width, the cheapest design, the
+Milliseconds: one question each, from pilots or from a fit, median of many. The goal is 100 ms for the whole planner:
+the law with 400 draws, the plan of every design with its interval, s*, the labels for a width, the cheapest design, the
 labels for a power. Replications: of 300 labels among 23,703 rows with 384 made-up features, by the seconds that the
 processor worked; the goal is 20 a second for cross-fitting. Writes ``savings_speed.md``.
 """
