@@ -6,6 +6,7 @@ file that its owner keeps renewing keeps a second writer out.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import posixpath
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
@@ -162,6 +164,20 @@ class RunStorage:
             raise InputError(
                 f"{posixpath.join(*parts)!r} is not a Parquet file", where=self.uri, mend="delete it and run again"
             ) from None
+
+    def write_array(self, array: np.ndarray, *parts: str) -> None:
+        content = io.BytesIO()
+        np.save(content, array, allow_pickle=False)
+        self.write_bytes(content.getvalue(), *parts)
+
+    def read_array(self, *parts: str) -> np.ndarray:
+        try:
+            found: np.ndarray = np.load(io.BytesIO(self.read_bytes(*parts)), allow_pickle=False)
+        except (ValueError, EOFError):
+            raise InputError(
+                f"{posixpath.join(*parts)!r} is not a NumPy array", where=self.uri, mend="delete it and run again"
+            ) from None
+        return found
 
     @contextmanager
     def local_folder(self, *parts: str) -> Iterator[Path]:

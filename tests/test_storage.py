@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import pickle
 import socket
 import subprocess
 import sys
 import threading
 import time
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pytest
@@ -24,7 +26,9 @@ def test_round_trips_and_no_temporary_file_is_left(tmp_path) -> None:
     storage.write_table(pa.table({"id": ["a"]}), "t.parquet")
     assert storage.read_json("sub", "x.json") == {"a": [1, 2.5]}
     assert storage.read_table("t.parquet").to_pydict() == {"id": ["a"]}
-    assert storage.list() == ["sub", "t.parquet"]
+    storage.write_array(np.arange(6.0).reshape(2, 3), "a.npy")
+    assert storage.read_array("a.npy").tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert storage.list() == ["a.npy", "sub", "t.parquet"]
     storage.delete("sub")
     storage.delete("absent")
     assert not storage.exists("sub")
@@ -56,6 +60,17 @@ def test_missing_and_broken_files_are_one_line(tmp_path) -> None:
     storage.write_bytes(b"PAR1", "a.parquet")
     with pytest.raises(InputError, match="'a.parquet' is not a Parquet file"):
         storage.read_table("a.parquet")
+
+
+@pytest.mark.parametrize("content", [b"", b"neither", pickle.dumps([1])], ids=["empty", "text", "pickle"])
+def test_nothing_but_an_array_is_read_as_one(tmp_path, content: bytes) -> None:
+    storage = RunStorage.open(tmp_path)
+    storage.write_bytes(content, "a.npy")
+    with pytest.raises(InputError, match="'a.npy' is not a NumPy array"):
+        storage.read_array("a.npy")
+    with pytest.raises(ValueError, match="Object arrays"):
+        storage.write_array(np.array([{}]), "b.npy")
+    assert storage.list() == ["a.npy"]
 
 
 def test_an_unwritable_place_is_the_environment(tmp_path) -> None:

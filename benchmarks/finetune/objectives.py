@@ -26,9 +26,9 @@ import torch
 
 from ftrect_ray.evaluation.presets import PROMPTS
 from ftrect_ray.finetune.pilot import PilotSpec, measure
+from ftrect_ray.finetune.pilot_plan import plan_untrained
 from ftrect_ray.finetune.spec import FitSpec, Rows
 from ftrect_ray.pipeline.design import hold_back_stopping_rows
-from ftrect_ray.predictor import Predictor
 from ftrect_ray.sources import load_source
 from ftrect_ray.study import Model, Training
 
@@ -102,11 +102,13 @@ def residual_variance(cell: Cell, rows: Rows) -> float:
     measured, own = rows.take(order[:held_out]), rows.take(order[held_out : held_out + cell.size])
     model, training = SETTINGS[cell.readout](cell.data)
     if not cell.size:
-        f, _ = Predictor.create(model).to(torch.bfloat16).predict(measured.texts)
-        return float(np.var(measured.answers - f, ddof=1))
-    train, stop = hold_back_stopping_rows(own, 0.1)
-    fit = FitSpec(cell.key, train, stop, model, training, cell.objective, cell.seed)
-    found = measure(PilotSpec(cell.key, cell.size, cell.seed, fit, measured)).residual_variance
+        pilot = plan_untrained(measured, model, training, cell.objective)
+        assert pilot is not None
+    else:
+        train, stop = hold_back_stopping_rows(own, 0.1)
+        fit = FitSpec(cell.key, train, stop, model, training, cell.objective, cell.seed)
+        pilot = PilotSpec(cell.key, cell.size, cell.seed, fit, measured)
+    found = measure(pilot).residual_variance
     assert found is not None
     return found
 

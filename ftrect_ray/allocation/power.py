@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from scipy.optimize import brentq
 from scipy.stats import norm
@@ -43,8 +42,7 @@ def power(difference: float, std_error: float, alpha: float = 0.05) -> float:
     (0.8, 0.05)
     """
     ratio = positive("difference", abs(difference)) / positive("std_error", std_error)
-    z = normal_quantile(open_unit("alpha", alpha))
-    return float(norm.cdf(ratio - z) + norm.cdf(-ratio - z))
+    return _power(ratio, normal_quantile(open_unit("alpha", alpha)))
 
 
 def std_error_of_difference(std_error: float, share: float = 0.5) -> float:
@@ -102,8 +100,8 @@ def _ratio_for(wished: float, alpha: float) -> float:
     if wished <= alpha:
         raise InputError(f"'power' must be above 'alpha' ({alpha:g}); got {wished:g}.")
     z = normal_quantile(alpha)
+    return float(brentq(lambda ratio: _power(ratio, z) - wished, 0.0, z + 40.0))
 
-    def missing(ratio: float) -> Any:
-        return norm.cdf(ratio - z) + norm.cdf(-ratio - z) - wished
 
-    return float(brentq(missing, 0.0, z + 40.0))
+def _power(ratio: float, z: float) -> float:
+    return float(norm.cdf(ratio - z) + norm.cdf(-ratio - z))

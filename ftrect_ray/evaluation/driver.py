@@ -12,12 +12,13 @@ import numpy as np
 from ftrect_ray.cluster import cluster_session, resources
 from ftrect_ray.errors import EnvironmentFault
 from ftrect_ray.evaluation.designs import NEEDS_ZERO_SHOT
-from ftrect_ray.evaluation.features import Pass, Shards, as_it_is, compute
+from ftrect_ray.evaluation.features import Pass, Shards, compute
 from ftrect_ray.evaluation.outcome import write_outcome
 from ftrect_ray.evaluation.population import Population, load_population
 from ftrect_ray.evaluation.records import Records
 from ftrect_ray.evaluation.replaying import Unit, World, replay, units
 from ftrect_ray.evaluation.spec import Candidate, EvaluationSpec, refuse_other
+from ftrect_ray.finetune.untrained import asked
 from ftrect_ray.layout import Demand, Resources, check_feasible
 from ftrect_ray.storage import RunStorage
 from ftrect_ray.study import Model
@@ -185,10 +186,9 @@ def _world(
                 progress.add(len(texts))
         return shards.read()
 
-    zero_shot, asked = population.zero_shot, candidate.model if candidate.model.has_answers else spec.untrained
-    if zero_shot is None and asked is not None and asked.options is not None and NEEDS_ZERO_SHOT & set(spec.designs):
-        answers, values = of_texts("answers", as_it_is(asked))[:, 0], asked.options.answers.values()
-        zero_shot = np.where(np.isnan(answers), (min(values) + max(values)) / 2, answers)
+    zero_shot, prompted = population.zero_shot, candidate.model if candidate.model.has_answers else spec.untrained
+    if zero_shot is None and prompted is not None and NEEDS_ZERO_SHOT & set(spec.designs):
+        zero_shot = of_texts("answers", asked(prompted))[:, 0]
     fast, rows = spec.lane == "fast", population.rows
     return World(
         spec=spec,

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from ftrect_ray.finetune.untrained import opened
 from ftrect_ray.storage import RunStorage
-from ftrect_ray.study import Lora, Model, digest
+from ftrect_ray.study import Model, digest
+
+if TYPE_CHECKING:
+    from ftrect_ray.predictor import Predictor
 
 #: Texts of one file: what a killed run computes again, at most, for each worker.
 SHARD = 512
-#: Padded tokens of one forward pass on a GPU; on a processor each text goes alone, which is as fast there.
-GPU_TOKENS, CPU_TOKENS = 16_384, 1
 
 
 @dataclass(frozen=True)
@@ -41,14 +42,18 @@ class Pass:
         return digest([self.kind, self.model.model_dump(), self.precision, SHARD, digest(texts)])
 
 
-def as_it_is(model: Model) -> Model:
-    """``model`` as it answers its prompt untrained: with an adapter that changes nothing, as in ``rectify-only``."""
-    return model.model_copy(update={"adapter": "lora", "lora": Lora(rank=1), "layer": None, "pooling": "auto"})
-
-
 def compute(pass_: Pass, texts: Sequence[str]) -> np.ndarray:
-    """``pass_`` over some texts, in this process; NaN where a text cannot be read."""
-    return _opened(pass_.kind, pass_.model.model_dump_json(), pass_.precision)(texts)
+    """``pass_`` over some texts, in this process; NaN where a text that cannot be read would have features."""
+    from ftrect_ray.finetune.frozen import backbone, tokens_at_once
+    from ftrect_ray.predictor.precision import own_device
+
+    device, model = own_device(), pass_.model.model_dump_json()
+    if pass_.kind == "answers":
+        predictor = _untrained(model, pass_.precision)
+        return predictor.scale.filled(predictor.predict(texts)[0])[:, None]
+    predictor = backbone(model, device, pass_.precision)
+    found: np.ndarray = predictor.features(predictor.encode(texts).tokens, tokens_at_once(device)).numpy()
+    return found
 
 
 class Shards:
@@ -73,32 +78,15 @@ class Shards:
 
     def keep(self, name: str, array: np.ndarray) -> None:
         """Write the file ``name``."""
-        content = io.BytesIO()
-        np.save(content, array, allow_pickle=False)
-        self.storage.write_bytes(content.getvalue(), self.folder, name)
+        self.storage.write_array(array, self.folder, name)
 
     def read(self) -> np.ndarray:
         """All rows (N, p), once nothing is missing."""
         names = sorted(name for name in self.storage.list(self.folder) if name.endswith(".npy"))
-        parts = [np.load(io.BytesIO(self.storage.read_bytes(self.folder, name)), allow_pickle=False) for name in names]
-        return np.concatenate(parts)
+        return np.concatenate([self.storage.read_array(self.folder, name) for name in names])
 
 
 @lru_cache(maxsize=1)
-def _opened(kind: str, model: str, precision: str) -> Callable[[Sequence[str]], np.ndarray]:
+def _untrained(model: str, precision: str) -> Predictor:
     """The model (its settings as JSON), read once a process."""
-    from ftrect_ray.predictor import Predictor
-    from ftrect_ray.predictor.precision import cast, own_device, resolve_precision
-
-    device = own_device()
-    predictor = Predictor.create(Model.model_validate_json(model)).to(device)
-    cast(predictor.backbone, resolve_precision(precision, device))
-    at_once = GPU_TOKENS if device.type == "cuda" else CPU_TOKENS
-
-    def of(texts: Sequence[str]) -> np.ndarray:
-        if kind == "answers":
-            return predictor.predict(texts)[0][:, None]
-        found: np.ndarray = predictor.features(predictor.encode(texts).tokens, at_once).numpy()
-        return found
-
-    return of
+    return opened(Model.model_validate_json(model), precision)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 
+from ftrect_ray.finetune.opening import fitted
 from ftrect_ray.finetune.spec import FitSpec, Rows
 from ftrect_ray.pipeline.design import hold_back_stopping_rows
 from ftrect_ray.storage import RunStorage
@@ -134,24 +134,11 @@ class FineTuneLearner:
         spec = FitSpec(FIT, train, stop, self.model, self.training, objective, seed, cache=self.cache)
         name = f"{digest([spec.key, self._texts, None if where is None else where.tolist()])}.npy"
         if self.kept is not None and self.kept.exists(name):
-            found: np.ndarray = np.load(io.BytesIO(self.kept.read_bytes(name)), allow_pickle=False)
-            return found
+            return self.kept.read_array(name)
         f = np.full(len(self.rows), np.nan)
         asked = np.arange(len(f)) if where is None else where
-        f[asked] = _predictions(spec, [self.rows.texts[i] for i in asked])
+        with fitted(spec) as fit:
+            f[asked] = fit.scale.filled(fit.predict([self.rows.texts[i] for i in asked]))
         if self.kept is not None:
-            content = io.BytesIO()
-            np.save(content, f, allow_pickle=False)
-            self.kept.write_bytes(content.getvalue(), name)
+            self.kept.write_array(f, name)
         return f
-
-
-def _predictions(spec: FitSpec, texts: Sequence[str]) -> np.ndarray:
-    """Of one fit, float64 (n,); where there is none, the mean of the answers that trained it, as a study does."""
-    from ftrect_ray.finetune.opening import open_fit
-
-    with open_fit(spec) as fit:
-        fit.run()
-        fit.finish()
-        f = fit.predict(texts)
-    return np.where(np.isnan(f), fit.scale.train_mean, f)

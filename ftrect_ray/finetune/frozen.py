@@ -24,7 +24,7 @@ from ftrect_ray.finetune.spec import Epoch, FitResult, FitSpec
 from ftrect_ray.predictor import Predictor, Scale, folder
 from ftrect_ray.predictor.cache import feature_cache
 from ftrect_ray.predictor.head import Head
-from ftrect_ray.predictor.precision import cast, resolve_precision
+from ftrect_ray.predictor.precision import for_prediction
 from ftrect_ray.storage import RunStorage
 from ftrect_ray.study import Model
 
@@ -49,7 +49,7 @@ class FrozenFit:
         self.spec, self.device, self.influence = spec, device, Influence.of_fit(spec)
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         self.scale = Scale.of(np.asarray(spec.train.answers, dtype=np.float64))
-        base = _backbone(spec.model.model_dump_json(), device, resolve_precision(spec.training.precision, device))
+        base = backbone(spec.model.model_dump_json(), device, spec.training.precision)
         self.predictor = base.with_readout(Head(base.base.config.hidden_size, 1), self.scale)
         self.cache = feature_cache(base, None if spec.cache is None else RunStorage.open(spec.cache))
         self.curve: list[Epoch] = []
@@ -131,8 +131,7 @@ class FrozenFit:
         fresh = np.flatnonzero(missing)
         tokens = self.predictor.encode([names[i] for i in fresh]).tokens
         own = np.argsort([len(ids) for ids in tokens], kind="stable")[self.rank :: self.world]
-        at_once = GPU_TOKENS if self.device.type == "cuda" else CPU_TOKENS
-        found[fresh[own]] = self.predictor.features([tokens[i] for i in own], at_once)
+        found[fresh[own]] = self.predictor.features([tokens[i] for i in own], tokens_at_once(self.device))
         found = self._summed(found)
         if self.rank == 0:
             self.cache.put([names[i] for i in fresh], list(found[fresh].numpy()))
@@ -155,8 +154,11 @@ class FrozenFit:
 
 
 @lru_cache(maxsize=1)
-def _backbone(model: str, device: torch.device, dtype: torch.dtype) -> Predictor:
+def backbone(model: str, device: torch.device, precision: str) -> Predictor:
     """The frozen model (its settings as JSON), read once a process: the fits of a study follow each other in it."""
-    base = Predictor.create(Model.model_validate_json(model)).to(device)
-    cast(base.backbone, dtype)
-    return base
+    return for_prediction(Predictor.create(Model.model_validate_json(model)), device, precision)
+
+
+def tokens_at_once(device: torch.device) -> int:
+    """Padded tokens of one forward pass, for :meth:`Predictor.features`."""
+    return GPU_TOKENS if device.type == "cuda" else CPU_TOKENS

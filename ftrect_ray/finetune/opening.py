@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeAlias
 
 from ftrect_ray.finetune.spec import FitSpec
@@ -34,3 +36,19 @@ def open_fit(spec: FitSpec, device: torch.device | None = None) -> AnyFit:
     from ftrect_ray.finetune.training import Fit
 
     return Fit.alone(spec) if device is None else Fit(spec, device)
+
+
+@contextmanager
+def fitted(spec: FitSpec) -> Iterator[AnyFit]:
+    """The fit of ``spec`` in this process, trained and finished, to predict with.
+
+    Raises
+    ------
+    Diverged
+    InputError, StatisticalRefusal
+        As :func:`open_fit`.
+    """
+    with open_fit(spec) as fit:
+        fit.run()
+        fit.finish()
+        yield fit

@@ -14,8 +14,9 @@ import numpy as np
 import pyarrow as pa
 
 from ftrect_ray.finetune.influence import Influence
-from ftrect_ray.finetune.opening import open_fit
+from ftrect_ray.finetune.opening import fitted
 from ftrect_ray.finetune.spec import FitSpec, Rows
+from ftrect_ray.finetune.untrained import opened
 from ftrect_ray.storage import RunStorage
 from ftrect_ray.study import digest
 
@@ -180,27 +181,18 @@ def measure(spec: PilotSpec, records: PilotRecords | None = None) -> PilotResult
 
 def _fine_tuned(spec: PilotSpec) -> tuple[np.ndarray, int, float, float]:
     """Predictions of ``spec.measure``, the epoch that was kept, seconds of training and of predicting."""
-    with open_fit(spec.fit) as fit:
-        fit.run()
-        fit.finish()
-        fitted = time.perf_counter()
-        f = fit.predict(spec.measure.texts)
-    f = np.where(np.isnan(f), fit.scale.train_mean, f)
-    return f, fit.best_epoch, fit.result.model_seconds, time.perf_counter() - fitted
+    with fitted(spec.fit) as fit:
+        began = time.perf_counter()
+        f = fit.scale.filled(fit.predict(spec.measure.texts))
+    return f, fit.best_epoch, fit.result.model_seconds, time.perf_counter() - began
 
 
 def _untrained(spec: PilotSpec) -> tuple[np.ndarray, int, float, float]:
     """The same of the model as it is: one pass over the texts."""
-    from ftrect_ray.finetune.untrained import untrained
-    from ftrect_ray.predictor.precision import cast, own_device, resolve_precision
-
-    device = own_device()
-    predictor = untrained(spec.fit.model)
-    cast(predictor.backbone, resolve_precision(spec.fit.training.precision, device))
-    predictor.to(device)
+    predictor = opened(spec.fit.model, spec.fit.training.precision)
     began = time.perf_counter()
-    f, _ = predictor.predict(spec.measure.texts)
-    return np.where(np.isnan(f), predictor.scale.train_mean, f), 0, 0.0, time.perf_counter() - began
+    f = predictor.scale.filled(predictor.predict(spec.measure.texts)[0])
+    return f, 0, 0.0, time.perf_counter() - began
 
 
 class PilotRecords:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+
+if TYPE_CHECKING:
+    from ftrect_ray.predictor.predictor import Predictor
 
 BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # x86 AVX-512, x86 AMX, Arm
 
@@ -30,6 +34,12 @@ def cast(module: nn.Module, dtype: torch.dtype) -> None:
     """Weights to ``dtype``. Buffers stay: rotary frequencies in bf16 would move the later positions of a text."""
     for parameter in module.parameters():
         parameter.data = parameter.data.to(dtype)
+
+
+def for_prediction(predictor: Predictor, device: torch.device, precision: str) -> Predictor:
+    """``predictor`` on ``device``, its backbone's weights in the format that ``precision`` asks for there."""
+    cast(predictor.backbone, resolve_precision(precision, device))
+    return predictor.to(device)
 
 
 def _processor_flags() -> set[str]:

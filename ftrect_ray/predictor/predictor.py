@@ -69,6 +69,10 @@ class Scale:
         """In the answer's unit, float64 (n,)."""
         return self.center + self.spread * standardised + self.offset
 
+    def filled(self, predictions: np.ndarray) -> np.ndarray:
+        """``predictions`` (n,), with ``train_mean`` where there is none."""
+        return np.where(np.isnan(predictions), self.train_mean, predictions)
+
 
 @dataclass(frozen=True)
 class Scores:

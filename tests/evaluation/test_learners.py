@@ -92,7 +92,7 @@ def test_a_finished_fit_is_read_and_another_table_has_its_own(
     kept = RunStorage.open(tmp_path)
     first = FineTuneLearner(rows, spec.model, spec.training, kept=kept).learn([np.arange(32)], [0], "variance")
     assert len(kept.list()) == 1
-    monkeypatch.setattr("ftrect_ray.evaluation.learners._predictions", lambda *_: pytest.fail("it was computed again"))
+    monkeypatch.setattr("ftrect_ray.evaluation.learners.fitted", lambda *_: pytest.fail("it was computed again"))
     again = FineTuneLearner(rows, spec.model, spec.training, kept=kept).learn([np.arange(32)], [0], "variance")
     np.testing.assert_array_equal(first, again)
     fewer = FineTuneLearner(rows.take(np.arange(35)), spec.model, spec.training, kept=kept)

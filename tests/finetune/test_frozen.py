@@ -121,7 +121,7 @@ def test_features_are_computed_once_a_study(tiny_bert: Path, make_spec, tmp_path
         return features(self, tokens, batch_tokens)
 
     monkeypatch.setattr(Predictor, "features", count)
-    frozen._backbone.cache_clear()  # as in a new process
+    frozen.backbone.cache_clear()  # as in a new process
     first = fitted(spec)
     texts = len(set(own_rows(spec).texts))
     assert sum(computed) == texts

@@ -70,6 +70,7 @@ def test_scale_of_answers() -> None:
     assert Scale.of(np.full(5, 0.1)) == Scale(
         pytest.approx(0.1), 1.0, 0.0, pytest.approx(0.1)
     )  # equal answers: no division by zero
+    np.testing.assert_array_equal(Scale.of(np.array([1.0, 3.0])).filled(np.array([np.nan, 7.0])), [2.0, 7.0])
 
 
 @pytest.mark.parametrize("kind", ["tiny_bert", "tiny_llama"])
