@@ -221,7 +221,7 @@ def make_spec():
             tuple(texts),
             10 + 2 * level + random.normal(0, 0.5, train + stop),
         )
-        of_model = {key: settings.pop(key) for key in list(settings) if key in Model.model_fields}
+        of_model = {"max_tokens": 16} | {key: settings.pop(key) for key in list(settings) if key in Model.model_fields}
         training = {
             "precision": "fp32",
             "batch_size": 8,
@@ -234,7 +234,7 @@ def make_spec():
             name,
             rows.take(np.arange(train)),
             rows.take(np.arange(train, train + stop)),
-            Model(name=str(folder), max_tokens=16, **of_model),
+            Model(name=str(folder), **of_model),
             Training(**(training | settings)),
             objective,
             seed,

@@ -11,6 +11,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from ftrect_ray.errors import InputError
 from ftrect_ray.finetune import objectives
-from ftrect_ray.finetune.batching import deal, epoch_batches
+from ftrect_ray.finetune.batching import deal, epoch_batches, passes
 from ftrect_ray.finetune.engine import Engine, join_alone, loading
 from ftrect_ray.finetune.influence import Influence
 from ftrect_ray.finetune.opening import open_fit
@@ -37,6 +38,9 @@ from ftrect_ray.storage import RunStorage
 WEIGHTS = "weights.safetensors"
 #: Padded tokens that a rank evaluates at a time: no more than a small training step holds.
 EVALUATION_TOKENS = 2048
+#: What a forward pass of a step costs on a processor beside its padded tokens, in tokens. On a GPU, and at ZeRO-3,
+#: which gathers the weights for each pass, a micro-batch is one pass.
+PASS_TOKENS = 32
 
 
 def fit_local(spec: FitSpec) -> tuple[Predictor, FitResult]:
@@ -187,7 +191,7 @@ class Fit:
         """
         data = self.train_rows
         micro = [
-            ranks[self.rank] for ranks in deal(rows, data.lengths, self.world, self.spec.training.micro_batch_size)
+            self._passes(ranks) for ranks in deal(rows, data.lengths, self.world, self.spec.training.micro_batch_size)
         ]
         if len(micro) == 1:
             parts = [self._influence(epoch, step, 0, micro[0])]
@@ -206,9 +210,25 @@ class Fit:
             raise self._diverged(epoch, step, rows, "gradient")
         return form.value(total)
 
-    def _influence(self, epoch: int, step: int, number: int, own: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Influence residuals u (n, d) of a micro-batch and their weights (n,); no rows give one row of weight 0."""
+    def _passes(self, ranks: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """This rank's rows of a micro-batch, for one forward pass each: as many on all ``ranks``."""
+        longest = self.predictor.costs(self.train_rows.lengths[ranks[0]])  # the first rank has the longer rows
+        splits = self.device.type == "cpu" and self.engine.stage < 3
+        return [ranks[self.rank][part] for part in passes(longest, PASS_TOKENS if splits else math.inf)]
+
+    def _beginning_kept(self) -> AbstractContextManager[None]:
+        """That which prompts share is computed once inside; at ZeRO-3, whose ranks hold no whole weights, each time."""
+        return self.predictor.beginning_kept() if self.engine.stage < 3 else nullcontext()
+
+    def _influence(self, epoch: int, step: int, number: int, own: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+        """Influence residuals u (n, d) of a micro-batch, pass by pass, and their weights (n,)."""
         _seed(self.spec.seed, epoch, step, number, self.rank)
+        with self._beginning_kept():
+            residuals, weights = zip(*(self._one_pass(rows) for rows in own), strict=True)
+        return torch.cat(residuals), torch.cat(weights)
+
+    def _one_pass(self, own: np.ndarray) -> tuple[Tensor, Tensor]:
+        """u and weights of rows that go through the model together; no rows give one row of weight 0."""
         data = self.train_rows
         ids, mask = self.predictor.collate([data.tokens[i] for i in own])
         read = self.predictor.read(self.engine(ids.to(self.device), mask.to(self.device)))
@@ -245,7 +265,7 @@ class Fit:
         self.engine.train(False)
         found = torch.zeros(len(tokens), dtype=torch.float64, device=self.device)
         # What ZeRO-3 gathers in inference mode could not be trained with afterwards.
-        with torch.no_grad() if self.engine.stage == 3 else torch.inference_mode():
+        with torch.no_grad() if self.engine.stage == 3 else torch.inference_mode(), self._beginning_kept():
             for rows in self.predictor.batches(tokens, self.world * EVALUATION_TOKENS):
                 own = rows[self.rank :: self.world]
                 ids, mask = self.predictor.collate([tokens[i] for i in own])

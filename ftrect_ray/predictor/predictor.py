@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -242,9 +243,9 @@ class Predictor(nn.Module):
         if "position_ids" not in self._takes:
             return self._pass(ids, mask, logits)
         positions = (mask.cumsum(1) - 1).clamp(min=0)  # a text begins at 0, and padding does not count
-        shared = len(self.prefix)
-        if not shared or (self.training and recomputes(self.base)):  # that keeps no keys and values
+        if not self._shares:
             return self._pass(ids, mask, logits, position_ids=positions)
+        shared = len(self.prefix)
         alike = self.prefix.begins(ids, mask)
         past = self._kept if alike else None
         if past is None:
@@ -288,8 +289,12 @@ class Predictor(nn.Module):
 
     def batches(self, tokens: Sequence[np.ndarray], batch_tokens: int) -> Iterator[np.ndarray]:
         """Positions of the texts that have tokens, for one :meth:`collate` each; see ``tokens.batches_by_tokens``."""
-        costs = self.prefix.costs(np.array([len(ids) for ids in tokens], dtype=np.int64))
-        return batches_by_tokens(costs if self.options is None else self.options.rows_tokens(costs), batch_tokens)
+        return batches_by_tokens(self.costs(np.array([len(ids) for ids in tokens], dtype=np.int64)), batch_tokens)
+
+    def costs(self, lengths: np.ndarray) -> np.ndarray:
+        """What texts of ``lengths`` (n,) tokens cost in a forward pass, in tokens computed, int64 (n,)."""
+        costs = self.prefix.costs(lengths)
+        return costs if self.options is None else self.options.rows_tokens(costs)
 
     def read(self, outputs: Tensor) -> Tensor:
         """Standardised predictions (n,) from what :meth:`forward` returns."""
@@ -366,17 +371,31 @@ class Predictor(nn.Module):
         device = next(self.parameters()).device
         self.eval()
         found = torch.full((len(tokens), *width), torch.nan)
-        if len(self.prefix):
-            beginning = self.prefix.tokens[None].to(device)
-            places = torch.arange(len(self.prefix), device=device)[None]
-            self._kept = self._keys_and_values(beginning, torch.ones_like(beginning), places)
-        try:
+        with self.beginning_kept():
             for rows in self.batches(tokens, batch_tokens or BATCH_TOKENS[device.type]):
                 ids, mask = self.collate([tokens[i] for i in rows])
                 found[rows] = step(ids.to(device), mask.to(device)).float().cpu()
+        return found
+
+    @contextmanager
+    def beginning_kept(self) -> Iterator[None]:
+        """Inside, the beginning that prompts share goes through the model once for all calls of :meth:`forward`.
+
+        With its graph, where there is one: what the calls say then goes through one backward pass together.
+        """
+        if self._shares:
+            beginning = self.prefix.tokens[None].to(next(self.parameters()).device)
+            places = torch.arange(len(self.prefix), device=beginning.device)[None]
+            self._kept = self._keys_and_values(beginning, torch.ones_like(beginning), places)
+        try:
+            yield
         finally:
             self._kept = None
-        return found
+
+    @property
+    def _shares(self) -> bool:
+        """Whether prompts have a beginning to share, and the model keeps its keys and values."""
+        return bool(len(self.prefix)) and not (self.training and recomputes(self.base))
 
     @property
     def _answer_options(self) -> AnswerOptions:

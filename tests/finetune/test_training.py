@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,12 @@ import pytest
 import torch
 
 from ftrect_ray.errors import InputError
-from ftrect_ray.finetune import objectives
-from ftrect_ray.finetune.batching import epoch_batches
+from ftrect_ray.finetune import objectives, training
+from ftrect_ray.finetune.batching import epoch_batches, passes
 from ftrect_ray.finetune.training import Diverged, Fit, fit_local, learning_rate_factor
-from ftrect_ray.predictor import Predictor
+from ftrect_ray.predictor import Predictor, Scale
 from ftrect_ray.predictor.precision import resolve_precision
+from ftrect_ray.study import Options
 
 CPU = torch.device("cpu")
 
@@ -157,6 +159,46 @@ def test_unusable_texts_are_left_out_and_two_rows_are_needed(tiny_bert: Path, ma
         fit_local(replace(spec, train=empty))
 
 
+def test_where_a_pass_costs_little_a_step_makes_several(
+    tiny_bert: Path, make_spec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = make_spec(tiny_bert, epochs=2)
+
+    def fitted(overhead: float) -> tuple[list[int], np.ndarray]:
+        """Rows of each pass, and predictions."""
+        monkeypatch.setattr(training, "PASS_TOKENS", overhead)
+        with Fit.alone(spec) as fit:
+            sizes, one_pass = [], fit._one_pass
+            monkeypatch.setattr(fit, "_one_pass", lambda own: sizes.append(len(own)) or one_pass(own))
+            fit.run()
+            fit.finish()
+            return sizes, fit.predict(spec.stop.texts)
+
+    (whole, plain), (parts, predicted) = fitted(math.inf), fitted(0)
+    assert whole == [8] * 6
+    assert len(parts) > 2 * len(whole)
+    assert sum(parts) == sum(whole)
+    np.testing.assert_allclose(predicted, plain, rtol=0, atol=1e-4 * spec.train.answers.std())
+
+
+@pytest.mark.parametrize("overhead", [0.0, 3.0, 32.0])
+@pytest.mark.parametrize("seed", range(20))
+def test_no_other_cut_into_passes_costs_less(seed: int, overhead: float) -> None:
+    random = np.random.default_rng(seed)
+    widths = np.sort(random.integers(1, 40, random.integers(1, 9)))[::-1]
+
+    def cost(ends: tuple[int, ...]) -> float:
+        return sum((end - start) * widths[start] + overhead for start, end in pairwise((0, *ends)))
+
+    found = passes(widths, overhead)
+    assert [part.start for part in found] == [0, *(part.stop for part in found[:-1])]
+    inner = range(1, len(widths))
+    every = [(*ends, len(widths)) for size in range(len(widths)) for ends in combinations(inner, size)]
+    assert cost(tuple(part.stop for part in found)) == pytest.approx(min(map(cost, every)))
+    assert found[-1].stop == len(widths)
+    assert passes(widths, math.inf) == [slice(0, len(widths))]
+
+
 def test_equal_answers_train(tiny_bert: Path, make_spec) -> None:
     spec = make_spec(tiny_bert, train=8, stop=4, epochs=1)
     spec = replace(
@@ -183,7 +225,7 @@ def test_precision() -> None:
 
 def _plain_gradient(spec) -> dict[str, torch.Tensor]:
     """By torch's autograd alone, on the concatenated first batch, with the moments inside the graph."""
-    predictor = Predictor.create(spec.model, seed=spec.seed)
+    predictor = Predictor.create(spec.model, seed=spec.seed, scale=Scale.of(spec.train.answers))
     rows = spec.train.take(epoch_batches(len(spec.train), spec.training.batch_size, spec.seed, 1)[0])
     target = (rows.answers - spec.train.answers.mean()) / spec.train.answers.std()
     read = predictor.read(predictor(*predictor.collate(predictor.encode(rows.texts).tokens)))
@@ -229,6 +271,28 @@ def test_gradients_are_those_of_the_global_batch(
 ) -> None:
     cases = _exact_cases(tiny_bert, tiny_llama, make_spec)
     _assert_gradients(cases, ranks("first_gradients", cases, world))
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("world", [1, 2])
+def test_passes_of_rows_alike_in_length_leave_the_gradient(
+    world: int, tiny_bert: Path, tiny_llama: Path, make_spec, ranks
+) -> None:
+    """Also behind a beginning that all passes share: its gradient is the sum of theirs."""
+    shared = {
+        "options": Options(prompt=f"{'the film was good ' * 4}{{text}} it was", answers={"bad": 0, "great great": 20}),
+        "freeze_embeddings": False,
+        "max_tokens": 32,
+    }
+    cases = []
+    for stage in (1, 2, 3):
+        for micro in (None, 3):
+            settings = {"train": 9, "batch_size": 9, "zero_stage": stage, "micro_batch_size": micro}
+            cases.append(make_spec(tiny_bert, **settings))
+            cases.append(make_spec(tiny_llama, adapter="lora", lora={"dropout": 0.0}, **settings))
+            cases.append(make_spec(tiny_llama, **settings, **shared))
+    cases.append(make_spec(tiny_llama, train=3, batch_size=1, objective="mse", **shared))  # the second rank is empty
+    _assert_gradients(cases, ranks("first_gradients_in_passes", cases, world))
 
 
 @pytest.mark.ray
