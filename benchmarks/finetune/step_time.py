@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import json
+import math
 import os
 import platform
 import subprocess
@@ -26,7 +27,8 @@ import numpy as np
 import torch
 from bare import Bare
 
-from ftrect_ray.finetune.batching import deal, epoch_batches
+from ftrect_ray.finetune import training
+from ftrect_ray.finetune.batching import deal, epoch_batches, passes
 from ftrect_ray.finetune.spec import FitSpec, Rows
 from ftrect_ray.finetune.training import Fit, learning_rate_factor
 from ftrect_ray.models import resolve_model
@@ -45,7 +47,10 @@ GOAL = 1.10
 
 @dataclass(frozen=True)
 class Case:
-    """A model, and the settings that our side has; of these the bare loop shares the precision alone."""
+    """A model, and the settings that our side has; of these the bare loop shares the precision alone.
+
+    ``one_pass``: ours too pads all rows of a step to its longest.
+    """
 
     model: str
     adapter: str
@@ -53,6 +58,7 @@ class Case:
     ours: dict[str, Any] = field(default_factory=dict)
     bound: float | None = None
     note: str = ""
+    one_pass: bool = False
 
 
 ENCODER = ("minilm", "full", "fp32")
@@ -62,6 +68,9 @@ CASES = {
     "minilm full bf16": Case("minilm", "full", "bf16", bound=GOAL),
     "smollm2 lora fp32": Case(*CAUSAL, bound=GOAL),
     "smollm2 lora bf16": Case("smollm2", "lora", "bf16", bound=GOAL),
+    "minilm fp32, one pass": Case(*ENCODER, one_pass=True),
+    "minilm bf16, one pass": Case("minilm", "full", "bf16", one_pass=True),
+    "smollm2 bf16, one pass": Case("smollm2", "lora", "bf16", one_pass=True),
     "minilm zero-1": Case(*ENCODER, {"zero_stage": 1}),
     "minilm zero-3": Case(*ENCODER, {"zero_stage": 3}),
     "minilm accumulated": Case(*ENCODER, {"micro_batch_size": MICRO}, note="theory 1.33"),
@@ -85,6 +94,8 @@ def main() -> int:
     models = {"minilm": options.encoder, "smollm2": options.causal}
     if options.measure:
         texts = texts_of(options.texts)
+        if CASES[options.measure].one_pass:
+            training.PASS_TOKENS = math.inf
         spec = spec_of(CASES[options.measure], models, texts, options.tokens, options.steps + WARM)
         print(json.dumps(measure(spec)))
         return 0
@@ -126,8 +137,8 @@ def spec_of(case: Case, models: dict[str, str], texts: list[str], tokens: int, s
     )
     model = Model(name=models[case.model], adapter=case.adapter, max_tokens=tokens)
     settings = {"batch_size": BATCH, "epochs": 1, "min_epochs": 1, "workers": 1, "precision": case.precision}
-    training = Training(**{**settings, **case.ours})
-    return FitSpec(case.model, train, train.take(np.arange(0)), model, training, "variance", seed=0)
+    of_training = Training(**{**settings, **case.ours})
+    return FitSpec(case.model, train, train.take(np.arange(0)), model, of_training, "variance", seed=0)
 
 
 def measure(spec: FitSpec) -> dict[str, Any]:
@@ -188,17 +199,22 @@ def ratios(found: dict[str, Any], kind: str) -> np.ndarray:
 def padding(texts: list[str], model: str, tokens: int, ranks: int = 2) -> list[dict[str, Any]]:
     """Tokens of one epoch on ``ranks`` ranks, padding included, in all and on the rank that the others wait for.
 
-    As the fine-tune deals them, and in the order in which they were drawn.
+    As the fine-tune deals them, on a processor (in passes) and on a GPU, and in the order in which they were drawn.
     """
     texts = [texts[i] for i in np.random.default_rng(0).permutation(len(texts))[:600]]
     lengths = encode(load_tokenizer(resolve_model(model), None, model), texts, tokens).lengths
     rows = []
     for micro in (None, MICRO):
-        for order, keys in (("by length", lengths), ("as drawn", np.zeros_like(lengths))):
+        for order, keys, overhead in (
+            ("by length, in passes", lengths, training.PASS_TOKENS),
+            ("by length", lengths, math.inf),
+            ("as drawn", np.zeros_like(lengths), math.inf),
+        ):
             shapes = [
-                [len(own) * int(lengths[own].max(initial=0)) for own in ranks_of_piece]
+                [len(own[part]) * int(lengths[own[part]].max(initial=0)) for own in ranks_of_piece]
                 for batch in epoch_batches(len(texts), BATCH, seed=0, epoch=1)
                 for ranks_of_piece in deal(batch, keys, ranks, micro)
+                for part in passes(keys[ranks_of_piece[0]], overhead)
             ]
             rows.append(
                 {
@@ -231,7 +247,9 @@ def table(result: dict[str, Any]) -> str:
         "Command: `python benchmarks/finetune/step_time.py --output benchmarks/results`",
         f"One core of {result['machine']}; {result['batch_size']} texts of the default study a step, ZeRO-2 where "
         "nothing else is said.",
-        "The bare loop does the plain step (no accumulation, no checkpointing of activations) in the same precision.",
+        "The bare loop does the plain step (no accumulation, no checkpointing of activations) in the same precision",
+        "and pads all rows of a step to its longest; so does ours where it says one pass, and at ZeRO-3. Else a step",
+        "of ours makes passes of rows alike in length, whose gradient is the same.",
         "Ratios: medians over the steps of the paired ratios, with their quartiles. The processor's seconds count;",
         "those on the wall include what else the machine does.",
         "",
@@ -255,7 +273,7 @@ def table(result: dict[str, Any]) -> str:
         "## Padding on two ranks",
         "",
         "Tokens of one epoch of 600 texts over their tokens without padding: those computed in all, and twice those",
-        "on the rank that the other waits for, micro-batch by micro-batch.",
+        "on the rank that the other waits for, pass by pass.",
         "",
         "| rows at a time | dealt | computed | waited for |",
         "|---|---|---|---|",

@@ -40,7 +40,7 @@ WEIGHTS = "weights.safetensors"
 EVALUATION_TOKENS = 2048
 #: What a forward pass of a step costs on a processor beside its padded tokens, in tokens. On a GPU, and at ZeRO-3,
 #: which gathers the weights for each pass, a micro-batch is one pass.
-PASS_TOKENS = 32
+PASS_TOKENS = 32.0
 
 
 def fit_local(spec: FitSpec) -> tuple[Predictor, FitResult]:

@@ -55,3 +55,4 @@ def test_padding_is_what_the_rows_need_and_more(document):
         assert row["tokens"] <= row["padded"] <= row["waited_for"]
     dealt = {(row["micro_batch_size"], row["dealt"]): row["padded"] for row in document["padding"]}
     assert dealt[4, "by length"] < dealt[4, "as drawn"]
+    assert all(dealt[rows, "by length, in passes"] <= dealt[rows, "by length"] for rows in (None, 4))
