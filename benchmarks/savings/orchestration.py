@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 
 from ftrect_ray.cluster import cluster_session
-from ftrect_ray.finetune.climbing import climb_pilots
 from ftrect_ray.finetune.pilot import PilotResult, PilotSpec
 from ftrect_ray.finetune.pilot_plan import plan_all
 from ftrect_ray.finetune.pilots import Pace, refuse_failed, run_pilots
@@ -60,15 +59,19 @@ def measured(scheme: str, sizes: Sequence[int], seeds: int) -> dict[str, Any]:
     specs = plan_all(label_budget(study, load_table(study.data, study.labels, study.seed).table), study)
     pace = Pace()
     with tempfile.TemporaryDirectory() as folder, cluster_session("local"):
-        settings: dict[str, Any] = {"storage": folder, "slots": SLOTS, "max_failures": 0, "pace": pace}
-        if scheme == "ramp-up":  # to the end, whatever the law would say: what is measured here is the climbing
 
-            def following(known: Sequence[PilotResult]) -> list[PilotSpec]:
-                return [spec for spec in specs if spec.size == dict(enumerate(sizes)).get(len(known) // seeds)]
+        def following(known: Sequence[PilotResult]) -> list[PilotSpec]:
+            """To the end, whatever the law would say: what is measured here is the climbing."""
+            return [spec for spec in specs if spec.size == dict(enumerate(sizes)).get(len(known) // seeds)]
 
-            results = climb_pilots(specs, following, **settings)
-        else:
-            results = run_pilots(specs, **settings)
+        results = run_pilots(
+            specs,
+            following if scheme == "ramp-up" else None,
+            storage=folder,
+            slots=SLOTS,
+            max_failures=0,
+            pace=pace,
+        )
     refuse_failed(results)
     seconds = [result.seconds or 0.0 for result in results]
     return {

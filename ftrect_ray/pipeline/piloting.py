@@ -38,7 +38,6 @@ def run_pilot_stage(run: Run) -> dict[str, Any]:
     StatisticalRefusal, EnvironmentFault, InputError
         Where no pilot of any size could be measured.
     """
-    from ftrect_ray.finetune.climbing import climb_pilots
     from ftrect_ray.finetune.pilot_plan import plan_all, validation_rows
     from ftrect_ray.finetune.pilots import Pace, refuse_failed, run_pilots
     from ftrect_ray.finetune.ramp import next_round
@@ -51,16 +50,13 @@ def run_pilot_stage(run: Run) -> dict[str, Any]:
     layouts = [run.layout(own, candidates=len(contenders)) for own in contenders]  # what cannot start is said now
     slots, gpus = min(layout.pilot_slots for layout in layouts), max(layout.gpus_per_pilot for layout in layouts)
     pace, ledger = Pace(), Ledger(rows.ids)
-    settings: dict[str, Any] = {
-        "storage": run.storage.url(*WORK),
-        "slots": slots,
-        "max_failures": pilots.max_failures,
-        "cpus": pilots.cpus_per_pilot,
-        "gpus": gpus,
-        "pace": pace,
-    }
 
-    def charged(some: Sequence[PilotSpec]) -> Sequence[PilotSpec]:
+    def charged(known: Sequence[PilotResult]) -> Sequence[PilotSpec]:
+        """The next round, in the ledger before it starts."""
+        if pilots.scheme == "ramp-up":
+            some = next_round(specs, known, len(rows) - validation_rows(pilots, len(rows)))
+        else:
+            some = [] if known else specs
         for spec in some:
             if spec.size:
                 ledger.record(Use.PILOT_TRAIN, spec.name, spec.fit.train.ids)
@@ -69,11 +65,16 @@ def run_pilot_stage(run: Run) -> dict[str, Any]:
         ledger.save(run.storage)
         return some
 
-    if pilots.scheme == "ramp-up":
-        to_split = len(rows) - validation_rows(pilots, len(rows))
-        results = climb_pilots(specs, lambda known: charged(next_round(specs, known, to_split)), **settings)
-    else:
-        results = run_pilots(charged(specs), **settings)
+    results = run_pilots(
+        specs,
+        charged,
+        storage=run.storage.url(*WORK),
+        slots=slots,
+        max_failures=pilots.max_failures,
+        cpus=pilots.cpus_per_pilot,
+        gpus=gpus,
+        pace=pace,
+    )
     refuse_failed([result for result in results if result.size])
     run.storage.write_table(pa.Table.from_pylist([asdict(result) for result in results]), "pilots.parquet")
     run.storage.write_table(_residuals(run.storage, specs, results), "pilot_residuals.parquet")

@@ -182,12 +182,8 @@ def test_a_worker_that_always_dies_is_the_environments_fault(cluster, plan, tmp_
         thread.join()
 
 
-def test_a_killed_driver_is_continued_by_tunes_restore_without_repeating_what_is_done(
-    cluster, plan, tmp_path, monkeypatch
-):
+def test_a_killed_driver_is_continued_without_repeating_what_is_done(cluster, plan, tmp_path):
     import pickle
-
-    from ray import tune
 
     specs, storage = plan(sizes=(20, 30, 40, 50)), tmp_path / "pilots"
     (tmp_path / "specs").write_bytes(pickle.dumps(specs))
@@ -201,23 +197,16 @@ def test_a_killed_driver_is_continued_by_tunes_restore_without_repeating_what_is
     finished = {path: path.stat().st_mtime_ns for path in storage.glob("*.json")}
     assert first == specs[0].name
     assert 1 <= len(finished) < 4
-    assert [path.name[:5] for path in storage.iterdir() if path.is_dir()] == ["tune-"]
 
-    restored = []
-    original = tune.Tuner.restore
-    monkeypatch.setattr(
-        tune.Tuner, "restore", lambda *args, **kwargs: restored.append(args) or original(*args, **kwargs)
-    )
     results = run(specs, storage)
-    assert len(restored) == 1
+    assert not [path for path in storage.iterdir() if path.is_dir()]  # nothing is left of the killed sweep
     assert [(result.name, result.status) for result in results] == [(spec.name, "done") for spec in specs]
     assert all(path.stat().st_mtime_ns == moment for path, moment in finished.items())
     assert {json.loads(path.read_text())["name"] for path in storage.glob("*.json")} == {spec.name for spec in specs}
 
 
-def test_a_climb_keeps_its_workers_from_round_to_round_and_tries_a_dead_one_again(cluster, plan, tmp_path):
-    from ftrect_ray.finetune.climbing import climb_pilots
-    from ftrect_ray.finetune.pilots import Pace
+def test_rounds_keep_their_workers_from_round_to_round_and_tries_a_dead_one_again(cluster, plan, tmp_path):
+    from ftrect_ray.finetune.pilots import Pace, run_pilots
 
     specs, workers, rounds, pace = plan(sizes=(20, 30, 40, 50)), set(), [], Pace()
 
@@ -232,7 +221,7 @@ def test_a_climb_keeps_its_workers_from_round_to_round_and_tries_a_dead_one_agai
                 process.kill()
 
     settings = {"storage": str(tmp_path), "slots": 2, "max_failures": 1, "pace": pace}
-    results = climb_pilots(specs, following, on_result=on_result, **settings)
+    results = run_pilots(specs, following, on_result=on_result, **settings)
     assert [(result.name, result.status) for result in results] == [(spec.name, "done") for spec in specs]
     names = [spec.name for spec in specs]
     assert rounds == [names[:k] for k in range(5)]
@@ -240,16 +229,16 @@ def test_a_climb_keeps_its_workers_from_round_to_round_and_tries_a_dead_one_agai
     assert 0 < pace.orchestration < 1
     assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".parquet"}
     before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    assert climb_pilots(specs, lambda known: specs if not known else [], **settings) == results
+    assert run_pilots(specs, lambda known: specs if not known else [], **settings) == results
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
 
 
-def test_a_climb_goes_on_where_a_pilot_fails(cluster, plan, tmp_path):
-    from ftrect_ray.finetune.climbing import climb_pilots
+def test_rounds_go_on_where_a_pilot_fails(cluster, plan, tmp_path):
+    from ftrect_ray.finetune.pilots import run_pilots
 
     first, second = plan(sizes=(20, 40))
     specs = [diverging(first), second]
-    results = climb_pilots(
+    results = run_pilots(
         specs, lambda known: specs[len(known) : len(known) + 1], storage=str(tmp_path), slots=1, max_failures=0
     )
     assert [(result.status, result.kind) for result in results] == [("failed", "diverged"), ("done", "")]
