@@ -30,8 +30,12 @@ from ftrect_ray.study import Candidate, Model, Pilots, Training
 
 BUDGETS = {"fast": (300, 500, 700, 1000), "finetune": (300, 1000)}
 REPLICATIONS = {"fast": 1000, "finetune": 30}
-#: What the slow lane has time for: each fine-tune predicts every text. With --designs others join them later.
-FINETUNE_DESIGNS = ("mean", "crossfit-2", "crossfit-5", "auto")
+#: What the slow lane has time for. With --designs others join them later.
+FINETUNE_DESIGNS = ("mean", "crossfit-2", "auto")
+#: Of the slow lane: unlabelled texts for each label, since each fine-tune predicts them all.
+TEXTS_PER_LABEL = 8
+#: Of the slow lane's planner: what a study allows it unless told otherwise.
+MAX_FINETUNES = 2
 #: What the fast lane replays with the mean square too: FTR's rows. With a free intercept both are one (FTR, Remark 1).
 WITH_MSE = frozenset({"split-10", "split-20", "split-30", "split-40", "crossfit-2", "crossfit-5"})
 #: Rotations that the fast lane leaves out: they cost half its time, and lie between the others.
@@ -65,14 +69,16 @@ DATA = {"vader": "Default data", "wine": "Wine Reviews"}
 
 @dataclass(frozen=True)
 class Case:
-    """One evaluation; models that are named later join it."""
+    """One evaluation; models and designs that are named later join it. ``texts``: unlabelled ones, None for all."""
 
     data: str
     lane: Lane
+    budgets: tuple[int, ...]
+    texts: int | None = None
 
     @property
     def name(self) -> str:
-        return f"{self.data}-{self.lane}"
+        return "-".join([self.data, self.lane, *([] if self.texts is None else [str(self.texts)])])
 
 
 def main() -> int:
@@ -87,7 +93,7 @@ def main() -> int:
     parser.add_argument("--budgets", help="default 300,500,700,1000, in the slow lane 300,1000")
     parser.add_argument("--designs", help="default all, in the slow lane some")
     parser.add_argument("--rows", type=int, help="of the population; default all")
-    parser.add_argument("--texts", type=int, help="unlabelled ones of a replication; default all")
+    parser.add_argument("--texts", type=int, help="unlabelled ones of a replication; default all, slow lane 8 a label")
     parser.add_argument(
         "--runs", type=Path, default=Path(tempfile.gettempdir()) / "ftrect-savings", help="folder of the runs"
     )
@@ -109,7 +115,15 @@ def cases(options: argparse.Namespace) -> list[Case]:
     """The quick lane first."""
     data = ["vader"] + ["wine"] * (options.wine is not None)
     lanes: list[Lane] = [lane for lane in get_args(Lane) if lane in options.lanes.split(",")]
-    return [Case(name, lane) for lane in lanes for name in data]
+    return [case for lane in lanes for name in data for case in _of_lane(name, lane, options)]
+
+
+def _of_lane(data: str, lane: Lane, options: argparse.Namespace) -> list[Case]:
+    """One evaluation of all budgets, or in the slow lane one of each, with as many texts as it has time for."""
+    budgets = tuple(map(int, options.budgets.split(","))) if options.budgets else BUDGETS[lane]
+    if lane == "fast":
+        return [Case(data, lane, budgets, options.texts)]
+    return [Case(data, lane, (budget,), options.texts or TEXTS_PER_LABEL * budget) for budget in budgets]
 
 
 def measured(case: Case, options: argparse.Namespace) -> dict[str, Any]:
@@ -123,10 +137,10 @@ def measured(case: Case, options: argparse.Namespace) -> dict[str, Any]:
             "training": Training(workers=1),
             "pilots": None if fast else PILOTS,
         }
+        | ({} if fast else {"max_finetunes": MAX_FINETUNES})
     )
-    budgets = tuple(map(int, options.budgets.split(","))) if options.budgets else BUDGETS[case.lane]
-    further |= {"budgets": budgets, "target_rows": options.rows or further["target_rows"]}
-    every = default_designs(study, budgets, "fast", further["untrained"])
+    further |= {"budgets": case.budgets, "target_rows": options.rows or further["target_rows"]}
+    every = default_designs(study, case.budgets, "fast", further["untrained"])
     designs = tuple(name for name in every if name not in LEFT_OUT) if fast else FINETUNE_DESIGNS
     if options.designs:
         designs = tuple(options.designs.split(","))
@@ -138,7 +152,7 @@ def measured(case: Case, options: argparse.Namespace) -> dict[str, Any]:
                 designs=tuple(name for name in designs if objective == "variance" or name in WITH_MSE),
                 objectives=(objective,),
                 lane=case.lane,
-                texts=options.texts,
+                texts=case.texts,
                 **further,
             ),
             str(options.runs / case.name),

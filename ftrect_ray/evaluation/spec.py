@@ -22,8 +22,8 @@ FINETUNE_DESIGNS = (
 )  # fmt: skip
 #: Design that every other is compared with, replication by replication; it is always replayed.
 CLASSICAL = "mean"
-#: Fine-tunes that ``auto`` may choose, where the study allows fewer: the planner is judged by what it picks.
-LEAST_FINETUNES = 5
+#: Fine-tunes that ``auto`` may choose where the study does not say.
+MAX_FINETUNES = 5
 #: Raised by one when records of an older program must not be mixed with new ones.
 FORMAT = 1
 
@@ -104,8 +104,8 @@ class EvaluationSpec:
 
     @property
     def max_finetunes(self) -> int:
-        """What ``auto`` may choose."""
-        return max(self.study.max_finetunes, LEAST_FINETUNES)
+        """What ``auto`` may choose: as the study says where it says so."""
+        return self.study.max_finetunes if "max_finetunes" in self.study.model_fields_set else MAX_FINETUNES
 
     def pilot_rule(self, budget: int) -> PilotRule:
         """How pilots spend ``budget`` labels: as the study says where it says so."""

@@ -163,3 +163,9 @@ def test_the_wine_preset_is_the_authors_protocol() -> None:
     assert (training.epochs, training.min_epochs, training.patience, training.batch_size) == (20, 4, 4, 128)
     assert (training.learning_rate, training.head_learning_rate) == (2e-4, 5e-4)
     assert (training.weight_decay, training.clip) == (0.01, 1.0)
+
+
+@pytest.mark.parametrize(("words", "most"), [([], 5), (["max_finetunes=2"], 2), (["max_finetunes=8"], 8)])
+def test_the_planner_chooses_what_the_study_allows_it(words: list[str], most: int) -> None:
+    study, _ = preset("vader", None, words)
+    assert EvaluationSpec(study, replications=2, budgets=(100,), designs=("auto",)).max_finetunes == most
