@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from ftrect_ray.ledger import Ledger, Use
+from ftrect_ray.ledger import Use
 from ftrect_ray.pipeline.context import Run
+from ftrect_ray.pipeline.design import PILOT_USES
 from ftrect_ray.storage import RunStorage
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ def run_pilot_stage(run: Run) -> dict[str, Any]:
     contenders = study.contenders.values()
     layouts = [run.layout(own, candidates=len(contenders)) for own in contenders]  # what cannot start is said now
     slots, gpus = min(layout.pilot_slots for layout in layouts), max(layout.gpus_per_pilot for layout in layouts)
-    pace, ledger = Pace(), Ledger(rows.ids)
+    pace, ledger = Pace(), run.ledger
+    ledger.forget(PILOT_USES)
 
     def charged(known: Sequence[PilotResult]) -> Sequence[PilotSpec]:
         """The next round, in the ledger before it starts."""

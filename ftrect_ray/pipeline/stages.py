@@ -87,7 +87,7 @@ def needless(run: Run, stage: str) -> str:
 
 
 def tables(run: Run) -> dict[str, Any]:
-    """Read and check the data, draw the label budget, open the ledger."""
+    """Read and check the data, draw the label budget, open the ledger of a new one."""
     study = run.study
     loaded = load_table(study.data, study.labels, study.seed, features=getattr(study.target, "features", ()))
     before = run.record.content.get("fingerprint")
@@ -104,7 +104,8 @@ def tables(run: Run) -> dict[str, Any]:
     if loaded.answers is not None:
         run.storage.write_json(_truth(study, loaded), "truth.json")
     labeled = run.labeled
-    Ledger(labeled.ids).save(run.storage)
+    if before != loaded.fingerprint or run.ledger.budget != frozenset(labeled.ids):
+        Ledger(labeled.ids).save(run.storage)  # else the same labels, read again: what they were spent on stays
     run.record.note(fingerprint=loaded.fingerprint)
     n, m = len(labeled), run.n_unlabeled
     return {"labels": n, "unlabeled": m, "summary": f"— {n} labels, {m} unlabelled texts"}

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ftrect_ray.ledger import Ledger, Use
 from ftrect_ray.storage import RunStorage
 
 Ftrect = Callable[..., tuple[int, str, str]]
@@ -138,10 +139,14 @@ def test_11_resume_with_changed_study_or_data(ftrect: Ftrect, study: Path, table
         2,
         r"alpha 0.05 → 0.1; hash [0-9a-f]{16} → [0-9a-f]{16} .*--update .*rectify, report",
     )
+    ledger = Ledger.load(RunStorage.open(run))
+    ledger.record(Use.PILOT_TRAIN, "pilot-20-0", ledger.ids(Use.RECTIFY)[:20])
+    ledger.save(RunStorage.open(run))
     os.utime(table, (1, 1))  # a new time with the old content is no change
     code, _, err = ftrect("run", study, "-o", run)
     assert code == 0
     assert "[rectify] skipped: done already" in err
+    assert Ledger.load(RunStorage.open(run)).counts() == ledger.counts()  # and what labels were spent on stays
     table.write_text(table.read_text().replace("text 5,", "text 5 changed,"))
     expect(ftrect("run", study, "-o", run), 2, r"the data have changed .* fingerprint [0-9a-f]{16} → [0-9a-f]{16}")
     assert (run / "estimate.json").read_bytes() == first
