@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
-from scipy.optimize import brentq, minimize_scalar
+from scipy.optimize import brentq
 
 from ftrect_ray.allocation.checks import count, positive
 from ftrect_ray.allocation.scaling_law import ScalingLaw
@@ -25,14 +26,14 @@ class Split:
     Attributes
     ----------
     s_star : float
-        The continuous optimum, before bounds and rounding.
+        The continuous optimum for endlessly many texts, before bounds and rounding; see :func:`s_star`.
     n_finetune, n_rectify : int
         Whole labels within [minimum, n − 2]; they add to n.
     fraction : float
         n_finetune/n.
     variance : float
-        Predicted Var θ̂ at ``n_finetune`` with λ = 1: v(s)/(n − s), and Var(f^(s))/m beside it where m and
-        the variance of the answers are given.
+        Predicted Var θ̂ at ``n_finetune``: v(s)/(n − s), and where the variance of the answers is given, with
+        Var(f^(s))/m beside it and at most that of λ = 0.
     """
 
     s_star: float
@@ -84,19 +85,6 @@ def s_stars(laws: np.ndarray, n: float) -> np.ndarray:
     return np.asarray((low + high) / 2)
 
 
-def best_size(criterion: Callable[[np.ndarray], np.ndarray], low: float, high: float) -> float:
-    """Minimiser over [low, high] of a vectorised criterion: a grid, then a bounded search around its best point."""
-    grid = np.union1d(np.geomspace(low, high, 400), np.linspace(low, high, 400))
-    best = int(np.argmin(criterion(grid)))
-    around = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
-    if around[0] == around[1]:
-        return float(grid[best])
-    found = minimize_scalar(
-        lambda s: float(criterion(np.array([s]))[0]), bounds=around, method="bounded", options={"xatol": 1e-9 * high}
-    )
-    return float(found.x if found.fun <= criterion(grid[best : best + 1])[0] else grid[best])
-
-
 def best_whole(criterion: Callable[[np.ndarray], np.ndarray], low: int, high: int) -> int:
     """Minimiser over the whole numbers of [low, high] of a vectorised criterion: ever finer grids, at last all."""
     while high - low > 2 * GRID:
@@ -107,21 +95,15 @@ def best_whole(criterion: Callable[[np.ndarray], np.ndarray], low: int, high: in
     return int(sizes[np.argmin(criterion(sizes))])
 
 
-def whole_size(criterion: Callable[[np.ndarray], np.ndarray], s: float, low: int, high: int) -> int:
-    """The better of the whole numbers beside ``s``, within [low, high]."""
-    options = np.clip([np.floor(s), np.ceil(s)], low, high)
-    return int(options[np.argmin(criterion(options))])
-
-
 def optimal_split(
     law: ScalingLaw, n: int, m: int | None = None, *, variance: float | None = None, minimum: int = MINIMUM
 ) -> Split:
     """The split with the smallest predicted variance.
 
-    Criterion (FTR section 4.2): v(s)/(n − s), exact root by :func:`s_star`. With finite ``m``:
-    v(s)/(n − s) + Var(f^(s))/m, where Var f^(s) = Var Y − v(s): assumes that the model is calibrated, that
-    is, that its residual is uncorrelated with its prediction. Var Y shifts the criterion by a constant, so
-    it is needed for the variance reported and not for the split.
+    Criterion (FTR section 4.2): v(s)/(n − s). With finite ``m``, v(s)/(n − s) + Var(f^(s))/m, where Var f^(s) =
+    Var Y − v(s): assumes that the model is calibrated, that is, that its residual is uncorrelated with its prediction;
+    and never above Var Y/(n − s), which λ = 0 gives. Without ``variance`` neither bound nor Var Y/m is known: the rest,
+    v(s)·(1/(n − s) − 1/m), decides, and models that cannot help (m ≤ n − s) count as equal.
 
     Parameters
     ----------
@@ -131,7 +113,7 @@ def optimal_split(
     m : int, optional
         Unlabelled rows; default endless.
     variance : float, optional
-        Var Y. Without it the term Var(f)/m is left out of the reported variance.
+        Var Y.
     minimum : int
         Least number of fine-tuning labels.
 
@@ -143,7 +125,7 @@ def optimal_split(
         Fewer than ``minimum`` + 2 labels.
     """
     n, minimum = count("n", n, 3), count("minimum", minimum, 1)
-    texts = np.inf if m is None else count("m", m, 1)
+    texts = inf if m is None else count("m", m, 1)
     if n < minimum + 2:
         raise StatisticalRefusal(
             f"{n} labels cannot be split: {minimum} must train and 2 rectify",
@@ -152,14 +134,14 @@ def optimal_split(
     spread = None if variance is None else positive("variance", variance)
 
     def criterion(s: np.ndarray) -> np.ndarray:
-        return law.variance(s) * (1 / (n - s) - 1 / texts)
+        if spread is None:
+            return np.asarray(law.variance(s) * np.maximum(1 / (n - s) - 1 / texts, 0.0))
+        kept = np.minimum(law.variance(s), spread)
+        return np.asarray(np.minimum(kept / (n - s) + (spread - kept) / texts, spread / (n - s)))
 
-    exact = s_star(law, n) if m is None else best_size(criterion, 1e-3, n - 2.0)
-    size = whole_size(criterion, exact, minimum, n - 2)
-    predicted = law.variance(size) / (n - size)
-    if spread is not None and m is not None:
-        predicted += max(spread - law.variance(size), 0.0) / m
-    return Split(exact, size, n - size, size / n, predicted)
+    size = best_whole(criterion, minimum, n - 2)
+    predicted = law.variance(size) / (n - size) if spread is None else float(criterion(np.array(size)))
+    return Split(s_star(law, n), size, n - size, size / n, predicted)
 
 
 def feasibility(law: ScalingLaw, n: int, variance: float) -> Feasibility:

@@ -84,7 +84,8 @@ def plan_labels(options: Namespace) -> int:
         print(json.dumps(document, indent=2, allow_nan=False))
         return 0
     print(f"law {law}, {n} labels, {'unlimited' if m is None else m} unlabelled texts\n{designs}")
-    print(f"best single split: s* = {split.s_star:.2f}, {split.n_finetune} labels ({100 * split.fraction:.1f} %) train")
+    share = f"{split.n_finetune} labels ({100 * split.fraction:.1f} %) train"
+    print(f"best single split: {share}; s* = {split.s_star:.2f} with endless texts")
     print(f"choice: {best.name} — {best.note}")
     if condition is not None and not condition:
         sides = f"b/σ² = {condition.left:.3g} is not below {condition.right:.3g}"

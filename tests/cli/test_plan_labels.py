@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ftrect_ray.allocation import Compute, Prices, ScalingLaw, cheapest, labels_for_power, plan, power
+from ftrect_ray.allocation import Compute, Prices, ScalingLaw, cheapest, labels_for_power, plan, power, s_star
 
 WINE = ("plan", "--law", "16.86,0.553,2.754", "--labels", "500")
 KNOWN = (*WINE, "--variance", "9.57", "--unlabeled", "14500")
@@ -37,7 +37,16 @@ def test_every_design_as_the_library_plans_it(ftrect: Any) -> None:
     assert found["chosen"]["name"] == made.choose().name
     assert found["feasible"] is True
     assert found["feasibility"]["left"] < found["feasibility"]["right"]
-    assert found["s_star"] < 80 < found["s_star"] + 1
+    assert found["s_star"] == pytest.approx(s_star(LAW, 500))
+    assert found["n_finetune"] == made["split"].n_finetune < found["s_star"]
+
+
+def test_few_texts(ftrect: Any) -> None:
+    """Where there are fewer texts than rectifying labels, the best split is still the plan's own."""
+    found = asked(ftrect, *WINE, "--unlabeled", "50", "--variance", "9.57")
+    split = next(design for design in found["designs"] if design["name"] == "split")
+    assert found["n_finetune"] == split["n_finetune"] == 10
+    assert found["n_times_variance"] == pytest.approx(500 * split["variance"])
 
 
 def test_the_table_and_the_choice(ftrect: Any) -> None:
