@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ftrect_ray.cluster import cluster_session, resources
-from ftrect_ray.errors import EnvironmentFault
+from ftrect_ray.errors import EnvironmentFault, FtrectError, InputErrors
 from ftrect_ray.evaluation.designs import NEEDS_ZERO_SHOT
 from ftrect_ray.evaluation.features import Pass, Shards, compute
 from ftrect_ray.evaluation.outcome import write_outcome
@@ -20,6 +20,7 @@ from ftrect_ray.evaluation.replaying import Unit, World, replay, units
 from ftrect_ray.evaluation.spec import Candidate, EvaluationSpec, refuse_other
 from ftrect_ray.finetune.untrained import asked
 from ftrect_ray.layout import Demand, Resources, check_feasible
+from ftrect_ray.pipeline.check import check_models
 from ftrect_ray.storage import RunStorage
 from ftrect_ray.study import Model
 
@@ -87,6 +88,8 @@ def check(spec: EvaluationSpec, location: str) -> Population:
     data = spec.study.data
     population = load_population(data, spec.study.seed, distinct=spec.distinct, target_rows=spec.target_rows)
     spec.check_against(population)
+    if problems := check_models(candidate.model for candidate in spec.candidates.values()):
+        raise InputErrors(problems)
     storage = RunStorage.open(location)
     if storage.exists(EVALUATION):
         refuse_other(storage.read_json(EVALUATION), _described(spec, population, storage), storage.uri)
@@ -242,7 +245,7 @@ def _in_flight(items: Iterable[Item], start: Callable[[Item], Any], most: int) -
             if item is not None:
                 running[start(item)] = item
     except RayTaskError as error:
-        raise error.as_instanceof_cause() from None
+        raise (error.cause if isinstance(error.cause, FtrectError) else error) from None
     except (WorkerCrashedError, OutOfMemoryError):
         raise EnvironmentFault(
             "a worker died (killed, or out of memory)",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from ftrect_ray.evaluation.page import build_page
@@ -40,7 +41,7 @@ def write_outcome(
             "repeated": population.repeated,
             "beyond": population.beyond,
         },
-        "rows": summarise(spec, population, records.by_key),
+        "rows": summarise(spec, population, records.table),
     }
     html, pngs = build_page(document, settings(spec))
     storage.write_json(document, "summary.json")
@@ -52,7 +53,7 @@ def write_outcome(
 
 
 def settings(spec: EvaluationSpec) -> str:
-    """What was asked for, as YAML text."""
+    """What was asked for, as YAML text, and the pilots as they were replayed, also where the study names none."""
     asked = {
         "lane": spec.lane,
         "replications": spec.replications,
@@ -62,8 +63,19 @@ def settings(spec: EvaluationSpec) -> str:
         "texts": spec.texts,
         "target_rows": spec.target_rows,
         "distinct": spec.distinct,
+        "max_finetunes": spec.max_finetunes,
+        "pilots": {budget: _pilots(spec, budget) for budget in spec.budgets},
     }
-    return dump_sections({"evaluation": asked, "study": spec.study.model_dump(mode="json")})
+    study = spec.study.model_dump(mode="json", exclude={"pilots", "max_finetunes"})
+    return dump_sections({"evaluation": asked, "study": study})
+
+
+def _pilots(spec: EvaluationSpec, budget: int) -> dict[str, Any]:
+    rule = asdict(spec.pilot_rule(budget))
+    return rule | {
+        "sizes": rule["sizes"] or "an eighth, a quarter, a half and all of the labels that pilots may take",
+        "ramp": rule["ramp"] or "a twentieth of the budget, two twentieths and so on",
+    }
 
 
 def table_csv(rows: Sequence[Row]) -> str:

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from ftrect_ray.errors import InputError
 from ftrect_ray.finetune.spec import Rows
-from ftrect_ray.study import Data
+from ftrect_ray.study import Data, digest
 from ftrect_ray.tables import load_table
 
 #: Streams of random numbers: the target rows, and each replication's labels.
@@ -26,8 +26,6 @@ class Population:
     rows : Rows
     zero_shot : np.ndarray or None
         float64 (N,), predictions that the table has of its own; None unless every row has one.
-    fingerprint : str
-        Changes with the content of the files.
     repeated : int
         Rows that were left out because an earlier one has the same text.
     beyond : int
@@ -36,12 +34,16 @@ class Population:
 
     rows: Rows
     zero_shot: np.ndarray | None
-    fingerprint: str
     repeated: int = 0
     beyond: int = 0
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def digest(self) -> str:
+        """Names the population by its content."""
+        return digest([self.rows.content, None if self.zero_shot is None else self.zero_shot.tolist()])
 
     @property
     def truth(self) -> float:
@@ -84,8 +86,7 @@ def load_population(data: Data, seed: int, *, distinct: bool = False, target_row
                 where=where,
                 mend=f"leave 'data.{role}' out",
             )
-    loaded = load_table(data, None, seed)
-    table = loaded.table
+    table = load_table(data, None, seed).table
     if unanswered := table["label"].null_count:
         raise InputError(
             f"{unanswered} of {table.num_rows} rows have no answer; an evaluation must know all of them",
@@ -109,7 +110,7 @@ def load_population(data: Data, seed: int, *, distinct: bool = False, target_row
     zero_shot = None
     if "prediction" in table.column_names and not pc.any(pc.is_null(table["prediction"])).as_py():
         zero_shot = np.asarray(table["prediction"].to_numpy(), dtype=np.float64)[chosen]
-    return Population(rows, zero_shot, loaded.fingerprint, repeated, beyond)
+    return Population(rows, zero_shot, repeated, beyond)
 
 
 def draw(rows: int, labels: int, texts: int | None, seed: int, replication: int) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -50,33 +50,39 @@ class Records:
 
     def __init__(self, storage: RunStorage) -> None:
         self.storage = storage
-        self.by_key: dict[Key, dict[str, Any]] = {}
+        self._keys: set[Key] = set()
+        self._tables = [SCHEMA.empty_table()]
         places = [(RECORDS,)] if storage.exists(RECORDS) else []
         for place in [*places, *((*CHUNKS, name) for name in storage.list(*CHUNKS) if name.endswith(".parquet"))]:
-            self._take(storage.read_table(*place).to_pylist())
+            self._take(storage.read_table(*place))
 
     def __contains__(self, key: Key) -> bool:
-        return key in self.by_key
+        return key in self._keys
+
+    @property
+    def table(self) -> pa.Table:
+        """All of them, in the order of their keys."""
+        return pa.concat_tables(self._tables).sort_by([(name, "ascending") for name in KEY]).combine_chunks()
 
     def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Keep finished records: one file, which appears whole."""
         table = pa.Table.from_pylist([dict(row) for row in rows], schema=SCHEMA)
-        self.storage.write_table(table, *CHUNKS, f"{digest([key_of(row) for row in rows])}.parquet")
-        self._take(table.to_pylist())
+        self.storage.write_table(table, *CHUNKS, f"{digest(_keys(table))}.parquet")
+        self._take(table)
 
     def finish(self) -> None:
         """Write all of them as ``records.parquet``, ordered by their keys, and drop the chunks."""
         if self.storage.exists(RECORDS) and not self.storage.list(*CHUNKS):
             return
-        rows = [self.by_key[key] for key in sorted(self.by_key)]
-        self.storage.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), RECORDS)
+        self.storage.write_table(self.table, RECORDS)
         self.storage.delete(*CHUNKS)
 
-    def _take(self, rows: Iterable[dict[str, Any]]) -> None:
-        self.by_key |= {key_of(row): row for row in rows}
+    def _take(self, table: pa.Table) -> None:
+        """Those of ``table`` that are not there yet: a kill before chunks are dropped leaves records twice."""
+        keys = _keys(table)
+        self._tables.append(table.filter(pa.array([key not in self._keys for key in keys], pa.bool_())))
+        self._keys.update(keys)
 
 
-def key_of(row: Mapping[str, Any]) -> Key:
-    """What names ``row``."""
-    model, objective, budget, replication, design = (row[name] for name in KEY)
-    return model, objective, budget, replication, design
+def _keys(table: pa.Table) -> list[Key]:
+    return list(zip(*(table[name].to_pylist() for name in KEY), strict=True))

@@ -161,9 +161,7 @@ class EvaluationSpec:
         """What records must share to stand in one folder, beside their own key."""
         return {
             "format": FORMAT,
-            "data": population.fingerprint,
-            "rows": len(population),
-            "distinct": self.distinct,
+            "data": population.digest,
             "seed": self.study.seed,
             "alpha": self.study.alpha,
             "pilots": digest(asdict(self.pilot_rule(100))),

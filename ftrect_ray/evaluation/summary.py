@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from ftrect_ray.evaluation import statistics as mc
 from ftrect_ray.evaluation.population import Population
-from ftrect_ray.evaluation.records import Key
 from ftrect_ray.evaluation.spec import CLASSICAL, EvaluationSpec
 
 #: Splits at fixed shares of the budget: the grid that an allocation is compared with.
@@ -44,12 +45,14 @@ class Replayed:
     pilots: np.ndarray
     predicted: np.ndarray
     chosen: tuple[str | None, ...]
-    reasons: tuple[str, ...]
+    reasons: tuple[str | None, ...]
 
     @classmethod
-    def of(cls, design: str, rows: list[Mapping[str, Any]]) -> Replayed:
+    def of(cls, design: str, records: pa.Table) -> Replayed:
+        """From its records, in the order of the replications."""
+
         def column(name: str) -> np.ndarray:
-            return np.array([math.nan if row[name] is None else row[name] for row in rows], dtype=np.float64)
+            return np.asarray(records[name].cast(pa.float64()).to_numpy())
 
         return cls(
             design,
@@ -61,8 +64,8 @@ class Replayed:
             finetunes=column("finetunes"),
             pilots=column("pilots"),
             predicted=column("predicted_length"),
-            chosen=tuple(row["chosen"] for row in rows),
-            reasons=tuple(row["unavailable"] for row in rows if row["unavailable"] is not None),
+            chosen=tuple(records["chosen"].to_pylist()),
+            reasons=tuple(records["unavailable"].to_pylist()),
         )
 
     @property
@@ -76,10 +79,12 @@ class Replayed:
         return self.std_error**2
 
 
-def summarise(spec: EvaluationSpec, population: Population, records: Mapping[Key, Mapping[str, Any]]) -> list[Row]:
+def summarise(spec: EvaluationSpec, population: Population, records: pa.Table) -> list[Row]:
     """What the records of ``spec`` say, in the order of models, objectives, budgets and designs.
 
     With several candidates and ``auto``, rows of the model ``any model`` follow: the planner chooses the model too.
+
+    ``records`` are those of :class:`~.records.Records`; there may be more than ``spec`` asks for.
 
     Every number ``x`` has its Monte-Carlo standard error beside it as ``x_error``. Unless it says otherwise, a number
     counts against the mean of the population that the table was drawn from, see ``evaluation.statistics``.
@@ -99,12 +104,7 @@ def summarise(spec: EvaluationSpec, population: Population, records: Mapping[Key
     """
     found = []
     replayed = {
-        (model, objective, budget): [
-            Replayed.of(
-                design, [records[model, objective, budget, number, design] for number in range(spec.replications)]
-            )
-            for design in spec.replayed
-        ]
+        (model, objective, budget): _replayed(spec, records, model, objective, budget)
         for model in spec.candidates
         for objective in spec.objectives
         for budget in spec.budgets
@@ -120,6 +120,14 @@ def summarise(spec: EvaluationSpec, population: Population, records: Mapping[Key
                 rows = _of_one_budget(spec, population, budget, _over_models(by_model), best)
                 found += [{"model": ANY, "objective": objective, "budget": budget, **row} for row in rows]
     return found
+
+
+def _replayed(spec: EvaluationSpec, records: pa.Table, model: str, objective: str, budget: int) -> list[Replayed]:
+    """Every design of ``spec``."""
+    of = pc.field
+    own = (of("model") == model) & (of("objective") == objective) & (of("budget") == budget)
+    part = records.filter(own & (of("replication") < spec.replications)).sort_by("replication")
+    return [Replayed.of(design, part.filter(of("design") == design)) for design in spec.replayed]
 
 
 def _of_one_budget(
@@ -147,7 +155,8 @@ def _over_models(by_model: Mapping[str, list[Replayed]]) -> list[Replayed]:
     def picked(name: str) -> np.ndarray:
         return np.array([getattr(auto, name) for auto in autos.values()])[at]
 
-    names = [f"{list(autos)[model]}: {list(autos.values())[model].chosen[i]}" for i, model in enumerate(pick)]
+    models = list(autos.items())
+    taken = [(*models[model], number) for number, model in enumerate(pick)]
     auto = Replayed(
         AUTO,
         value=picked("value"),
@@ -158,8 +167,8 @@ def _over_models(by_model: Mapping[str, list[Replayed]]) -> list[Replayed]:
         finetunes=picked("finetunes"),
         pilots=np.sum([auto.pilots for auto in autos.values()], axis=0),
         predicted=picked("predicted"),
-        chosen=tuple(names),
-        reasons=(),
+        chosen=tuple(auto.chosen[i] and f"{name}: {auto.chosen[i]}" for name, auto, i in taken),
+        reasons=tuple(auto.reasons[i] for _, auto, i in taken),
     )
     first = next(iter(by_model.values()))
     return [next(one for one in first if one.design == CLASSICAL), auto]
@@ -189,10 +198,11 @@ def _row(
     best: Replayed | None,
 ) -> Row:
     both = one.there & classical.there
-    reason = Counter(one.reasons).most_common(1)
+    reasons = [reason for reason in one.reasons if reason is not None]
+    reason = Counter(reasons).most_common(1)
     row: Row = {
         "replications": int(both.sum()),
-        "unavailable": len(one.reasons),
+        "unavailable": len(reasons),
         "reason": reason[0][0] if reason else None,
     }
     if row["replications"] < 2:

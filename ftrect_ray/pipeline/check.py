@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -53,15 +54,20 @@ def check_study(study: Study) -> dict[str, Any]:
 
 
 def check_base(study: Study) -> list[InputError]:
-    """Where the design needs models that cannot be had: a name of no sound form, a folder that would not load.
+    """As :func:`check_models`, where the design needs models."""
+    untrained = study.design == "rectify-only" and not study.model.has_answers
+    if untrained or study.design == "classical":
+        return []
+    return check_models(own.model for own in study.contenders.values())
+
+
+def check_models(models: Iterable[Model]) -> list[InputError]:
+    """Those that cannot be had: a name of no sound form, a folder that would not load.
 
     A folder's configuration, tokenizer and shapes are checked against each other and the settings; its weights are not
     read. Nothing is fetched: neither a Hugging Face id nor a named model that is not in the cache yet.
     """
-    untrained = study.design == "rectify-only" and not study.model.has_answers
-    if untrained or study.design == "classical":
-        return []
-    return [problem for own in study.contenders.values() if (problem := _base_problem(own.model)) is not None]
+    return [problem for model in models if (problem := _base_problem(model)) is not None]
 
 
 def _base_problem(model: Model) -> InputError | None:

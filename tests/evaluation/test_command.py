@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -99,3 +100,20 @@ def test_the_slow_lane_fine_tunes_and_keeps_every_fit(
     records = pq.read_table(place / "records.parquet").to_pylist()
     assert len(records) == 2 * 2 * 2 + 2  # mean and crossfit-2 twice, finetune-only once
     assert all(record["value"] is not None for record in records)
+
+
+@pytest.mark.ray
+def test_what_a_worker_cannot_do_is_said_in_one_line(
+    make_study: Callable[..., Path], tiny_bert: Path, tmp_path: Path
+) -> None:
+    torn = shutil.copytree(tiny_bert, tmp_path / "torn")
+    weights = torn / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:2000])
+    words = ["--replications", "2", "--budgets", "60", "--designs", "crossfit-2"]
+    answer = subprocess.run(
+        command(make_study(torn), tmp_path / "out", *words), capture_output=True, text=True, timeout=400, check=False
+    )
+    assert answer.returncode == 2, answer.stderr
+    assert answer.stderr.count("error: ") == 1
+    assert answer.stderr.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in answer.stderr

@@ -57,6 +57,7 @@ def refused(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         (["--lane", "slow"], r"unknown command or choice 'slow'"),
         (["--set", "target={kind: quantile}"], r"an evaluation replays the mean; the study asks for quantile"),
         (["--set", "data.prediction=null", "--designs", "ppi"], r"ppi rectify predictions of an untrained model"),
+        (["--set", "model.name=./nowhere"], r"nowhere"),
         (["--table", "x.csv"], r"'--table' goes with '--preset' only"),
         (["--preset", "vader"], r"name a study file or a preset, one of them"),
     ],
@@ -97,6 +98,7 @@ def test_a_folder_of_another_evaluation(study: Path, tmp_path: Path, refused: Ca
     error = refused("--set", "seed=8", "--set", "model.max_tokens=20")
     assert "the folder holds results of another evaluation: seed, model minilm differ" in error
     assert "choose another folder with -o" in error
+    assert "data differ" in refused("--set", "data.prediction=null")  # the same file, read otherwise
 
 
 def test_a_dry_run_says_what_would_be_replayed(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

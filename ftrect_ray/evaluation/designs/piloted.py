@@ -138,7 +138,7 @@ def recycle(replication: Replication) -> DesignResult:
 
 
 def auto(replication: Replication) -> DesignResult:
-    """Pilots, law, the plan's choice, and that design: what a study with ``design: auto`` does."""
+    """Pilots by the replication's rule, law, the plan's choice, and that design: as a study with ``design: auto``."""
     if np.ptp(replication.y) == 0:  # there is nothing to predict
         return replace(sample_mean(replication), chosen="classical")
     rule = replication.pilots
