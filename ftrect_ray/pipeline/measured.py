@@ -134,7 +134,11 @@ def replicates(
 
 
 def _redrawn(one: Measurement, counts: np.ndarray, influence: Influence) -> np.ndarray:
-    """ν (B,) with each measured row as often as ``counts`` (B, n) says."""
+    """What ν (B,) may be, from ν* with each measured row as often as ``counts`` (B, n) says: ν·(ν/ν*).
+
+    As far above what was measured as ν* lies below it: of normal residuals that is (n − 1)s²/χ², and intervals hold
+    the true ν more often than those of ν* itself.
+    """
     u, times = one.influence, counts[:, one.positions]
     assert u is not None
     total = np.maximum(times.sum(axis=1), 2.0)[:, None]
@@ -142,7 +146,8 @@ def _redrawn(one: Measurement, counts: np.ndarray, influence: Influence) -> np.n
     d = u.shape[1]
     second = (times @ (u[:, :, None] * u[:, None, :]).reshape(len(u), d * d) / total).reshape(-1, d, d)
     covariance = (second - mean[:, :, None] * mean[:, None, :]) * (one.count / (one.count - 1))
-    return np.maximum(influence.criterion(covariance), 0.0)
+    redrawn = np.maximum(influence.criterion(covariance), 1e-9 * one.variance)
+    return np.asarray(one.variance**2 / redrawn)
 
 
 def _with_training_noise(own: Sequence[Measurement], redrawn: np.ndarray, rng: np.random.Generator) -> np.ndarray:
