@@ -138,11 +138,12 @@ def _choose(
     if study.design == "crossfit":
         name = f"crossfit-{study.folds}"
         candidate = _least(plans, laws, lambda plan, _: plan[name].variance)
-        return _named("crossfit", candidate, reason, called=name, folds=study.folds)
+        return _named("crossfit", candidate, reason, plans=plans, called=name, folds=study.folds)
     size = study.finetune_labels
     if size is not None:
         candidate = _least(plans, laws, lambda _, fit: fit.curve.variance(float(size)))
-        return _named(study.design, candidate, f"{reason}; size by 'finetune_labels'", n_finetune=size)
+        reason += "; size by 'finetune_labels'"
+        return _named(study.design, candidate, reason, called=f"{study.design}-of-{size}", n_finetune=size)
     name = "split-after-pilots" if study.design == "split" else study.design
     candidate = _least(plans, laws, lambda plan, _: plan[name].variance)
     if not plans or plans[candidate][name].unavailable:
@@ -181,13 +182,16 @@ def _named(
     candidate: str,
     reason: str,
     *,
+    plans: Mapping[str, Plan] | None = None,
     called: str = "",
     folds: int = 0,
     n_finetune: int = 0,
     zero_shot: bool = False,
 ) -> tuple[Decision, str, Design]:
-    """A decision that needs no plan."""
+    """A decision that the study makes; with its line of the candidate's plan, where ``plans`` have one."""
     decision = Decision(kind, folds=folds, n_finetune=n_finetune, zero_shot=zero_shot, candidate=candidate)
+    if plans:
+        return decision, candidate, replace(plans[candidate][called], note=reason)
     return decision, candidate, Design(called or kind, 0, n_finetune, None, None, None, None, note=reason)
 
 

@@ -53,8 +53,8 @@ class Decision:
     candidate: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Without ``candidate`` where there is none: so runs that were finished before there were any stay finished."""
-        return {name: value for name, value in asdict(self).items() if name != "candidate" or value}
+        """As ``allocation.json`` has it."""
+        return asdict(self)
 
     @property
     def model_names(self) -> list[str]:

@@ -53,8 +53,7 @@ def gather_evidence(run: Run) -> Evidence:
     """
     study, rows, storage = run.study, run.labeled, run.storage
     pilots = storage.read_table("pilots.parquet").to_pylist()
-    name = "pilot_residuals.parquet"
-    measured = measurements(pilots, storage.read_table(name) if storage.exists(name) else None, rows, study)
+    measured = measurements(pilots, storage.read_table("pilot_residuals.parquet"), rows, study)
     if not measured:
         raise StatisticalRefusal(
             "no pilot was measured", where="pilots", mend="see pilots.parquet for the reasons, or name a design"
@@ -77,8 +76,8 @@ def gather_evidence(run: Run) -> Evidence:
     devices = run.record.content["stages"].get("pilot", {}).get("devices", 1)
     trained = {name: [row for row in done if row["size"] and row.get("candidate", "") == name] for name in laws}
     frozen = {name for name, contender in study.contenders.items() if contender.model.adapter == "head"}
-    found = {candidate: compute_of(own, devices, frozen=candidate in frozen) for candidate, own in trained.items()}
-    return Evidence(laws, zero_shot, {name: compute for name, compute in found.items() if compute is not None})
+    compute = {name: compute_of(own, devices, frozen=name in frozen) for name, own in trained.items()}
+    return Evidence(laws, zero_shot, compute)
 
 
 def fit_law(
@@ -131,18 +130,15 @@ def law_document(evidence: Evidence, candidate: str) -> dict[str, Any]:
     return chosen if list(documents) == [""] else {**chosen, "candidates": documents}
 
 
-def compute_of(pilots: Sequence[Mapping[str, Any]], devices: float, *, frozen: bool = False) -> Compute | None:
-    """Device-seconds that one candidate's ``pilots`` took; None where an earlier version of ftrect measured them.
+def compute_of(pilots: Sequence[Mapping[str, Any]], devices: float, *, frozen: bool = False) -> Compute:
+    """Device-seconds that one candidate's ``pilots`` took, those that were measured and not untrained.
 
     Predicting is as slow as for the slowest pilot: others may have found their features computed already.
     """
-    timed = [row for row in pilots if row.get("train_seconds") is not None and row.get("consumed")]
-    if not timed:
-        return None
-    trained, consumed = (sum(row[key] for row in timed) for key in ("train_seconds", "consumed"))
+    trained, consumed = (sum(row[key] for row in pilots) for key in ("train_seconds", "consumed"))
     return Compute(
         train_seconds_per_label=devices * trained / consumed,
-        predict_seconds_per_text=devices * max(row["predict_seconds"] / row["n_measure"] for row in timed),
-        seconds_per_finetune=devices * max(0.0, float(np.median([r["seconds"] - r["model_seconds"] for r in timed]))),
+        predict_seconds_per_text=devices * max(row["predict_seconds"] / row["n_measure"] for row in pilots),
+        seconds_per_finetune=devices * max(0.0, float(np.median([r["seconds"] - r["model_seconds"] for r in pilots]))),
         one_pass=frozen,
     )

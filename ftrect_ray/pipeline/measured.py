@@ -40,9 +40,9 @@ class Measurement:
         ν.
     count : int
         Rows that it was measured on.
-    positions : ndarray (count,) of int or None
-        Of these rows in the budget; None where the residuals were not kept.
-    influence : ndarray (count, d) or None
+    positions : ndarray (count,) of int
+        Of these rows in the budget.
+    influence : ndarray (count, d)
         u, whose covariance ν is a function of.
     """
 
@@ -50,12 +50,12 @@ class Measurement:
     nested: int
     variance: float
     count: int
-    positions: np.ndarray | None = None
-    influence: np.ndarray | None = None
+    positions: np.ndarray
+    influence: np.ndarray
 
 
 def measurements(
-    pilots: Sequence[Mapping[str, Any]], residuals: pa.Table | None, rows: Rows, study: Study
+    pilots: Sequence[Mapping[str, Any]], residuals: pa.Table, rows: Rows, study: Study
 ) -> dict[str, list[Measurement]]:
     """By candidate, in the study's order; a candidate of which nothing was measured is left out.
 
@@ -66,12 +66,12 @@ def measurements(
     ----------
     pilots : sequence of mapping
         Rows of ``pilots.parquet``; those of size 0 are passed over.
-    residuals : pa.Table, optional
+    residuals : pa.Table
         ``pilot_residuals.parquet``: ``pilot``, ``id``, ``residual``.
     rows : Rows
         The label budget.
     """
-    kept = {} if residuals is None else _by_pilot(residuals, {name: i for i, name in enumerate(rows.ids)})
+    kept = _by_pilot(residuals, {name: i for i, name in enumerate(rows.ids)})
     found: dict[str, list[Measurement]] = {name: [] for name in study.contenders}
     trained = [row for row in pilots if row["size"] > 0 and row.get("candidate", "") in found]
     order = sorted(trained, key=lambda row: (list(found).index(row.get("candidate", "")), row["seed"], row["size"]))
@@ -81,11 +81,7 @@ def measurements(
         folds = list(group)
         if any(row["status"] != "done" for row in folds):
             continue
-        size = float(np.mean([row.get("consumed") or row["size"] for row in folds]))
-        if any(row["name"] not in kept for row in folds):
-            if len(folds) == 1:
-                found[candidate].append(Measurement(size, nested, folds[0]["residual_variance"], folds[0]["n_measure"]))
-            continue
+        size = float(np.mean([row["consumed"] for row in folds]))
         positions, residual = (np.concatenate(part) for part in zip(*(kept[row["name"]] for row in folds), strict=True))
         measure = rows.take(positions)
         weigh = measure if len(folds) == 1 else rows
@@ -112,8 +108,8 @@ def replicates(
 ) -> dict[str, np.ndarray]:
     """Bootstrap versions (B, p) of each candidate's p variances.
 
-    Of none whose residuals were not kept, or whose pilots are too few to tell what training does: without repetitions,
-    no more than the law has parameters.
+    Of none whose pilots are too few to tell what training does: without repetitions, no more than the law has
+    parameters.
 
     The rows of the budget (whole clusters, where there are any) are drawn anew with replacement, once a replicate for
     everything that was measured on them. The mean over repetitions is then multiplied by 1 + e, where e is drawn from
@@ -126,7 +122,7 @@ def replicates(
     found = {}
     for candidate, own in measured.items():
         repeated = len({one.nested for one in own}) < len(own)
-        if any(one.positions is None for one in own) or not (repeated or len(own) > PARAMETERS):
+        if not (repeated or len(own) > PARAMETERS):
             continue
         redrawn = np.stack([_redrawn(one, counts, influence) for one in own], axis=1)
         found[candidate] = _with_training_noise(own, redrawn, rng)
@@ -140,7 +136,6 @@ def _redrawn(one: Measurement, counts: np.ndarray, influence: Influence) -> np.n
     the true ν more often than those of ν* itself.
     """
     u, times = one.influence, counts[:, one.positions]
-    assert u is not None
     total = np.maximum(times.sum(axis=1), 2.0)[:, None]
     mean = times @ u / total
     d = u.shape[1]

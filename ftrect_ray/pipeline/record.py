@@ -41,10 +41,6 @@ EFFORT = frozenset(
     }
 )
 
-#: Settings that came later, and the value at which they are as if they were not there: runs that were finished before
-#: stay finished.
-LATER: Mapping[str, Any] = {"pilots.scheme": "shared", "pilots.folds": 5, "candidates": None, "model.layer": None}
-
 _PACKAGES = ("ftrect-ray", "ray", "torch", "transformers", "peft", "deepspeed", "numpy", "scipy", "pyarrow")
 
 
@@ -70,9 +66,7 @@ def settings_of(study: Study, stage: str) -> dict[str, Any]:
     return {
         key: value
         for key, value in flatten(study.model_dump(mode="json")).items()
-        if not _is_effort(key)
-        and (key, value) not in LATER.items()
-        and any(key == name or key.startswith(name + ".") for name in wanted)
+        if not _is_effort(key) and any(key == name or key.startswith(name + ".") for name in wanted)
     }
 
 

@@ -63,13 +63,6 @@ def test_folds_are_measured_together_at_the_size_of_one_of_their_models() -> Non
     assert measurements(pilots, kept(**folds), rows(), parse_study(TEXT)) == {}
 
 
-def test_pilots_of_an_earlier_version_have_their_variance_and_no_replicates() -> None:
-    old = [{key: value for key, value in row(f"pilot-s{s}-r0", s).items() if key != "consumed"} for s in (20, 40)]
-    found = measurements(old, None, rows(), parse_study(TEXT))
-    assert [(one.size, one.variance, one.count) for one in found[""]] == [(20, 1.5, 30), (40, 1.5, 30)]
-    assert replicates(found, rows(), mean(rows()), 7) == {}
-
-
 def test_untrained_models_and_what_failed_are_no_part_of_a_law() -> None:
     study = parse_study(TEXT + "candidates: {a: {model: {name: minilm}}, b: {model: {name: minilm}}}")
     pilots = [
@@ -78,7 +71,8 @@ def test_untrained_models_and_what_failed_are_no_part_of_a_law() -> None:
         row("pilot-a-s20-r0", 20, candidate="a", status="failed", residual_variance=None),
         row("pilot-gone-s20-r0", 20, candidate="gone"),
     ]
-    assert list(measurements(pilots, None, rows(), study)) == ["b"]
+    residuals = kept(pilot_b_s20_r0=(np.arange(30, 60), np.random.default_rng(2).normal(size=30)))
+    assert list(measurements(pilots, residuals, rows(), study)) == ["b"]
 
 
 def mean(budget: Rows) -> Influence:

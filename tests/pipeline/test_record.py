@@ -55,12 +55,6 @@ def test_another_coefficient_is_another_fine_tune_where_the_objective_aims_at_it
         assert same == (objective == "variance")
 
 
-def test_settings_that_came_later_leave_finished_runs_finished() -> None:
-    old = settings_of(parse_study(TEXT), "pilot")
-    assert not old.keys() & {"candidates", "pilots.scheme", "pilots.folds", "pilots.cpus_per_pilot"}
-    assert "pilots.scheme" in settings_of(parse_study(TEXT, ["pilots.scheme=cross-validated"]), "pilot")
-
-
 def test_a_candidate_has_efforts_of_its_own() -> None:
     text = TEXT + "candidates: {a: {model: {name: minilm}, training: {epochs: 9, max_failures: %d}}}"
     old, new = parse_study(text % 1), parse_study(text % 2)
