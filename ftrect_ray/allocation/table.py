@@ -166,9 +166,6 @@ class Plan:
             "designs": [design.to_dict() for design in self.designs],
         }
 
-    def to_table(self) -> str:
+    def __str__(self) -> str:
         """A table for a terminal, one line a design; columns that nothing fills are left out."""
         return as_table(self.designs)
-
-    def __str__(self) -> str:
-        return self.to_table()

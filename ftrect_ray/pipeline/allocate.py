@@ -165,7 +165,7 @@ def _best(
     listed = next(iter(plans.values())).designs
     runnable = [d.name for d in listed if d.name in ("classical", "split-after-pilots", "recycle")]
     runnable += ["rectify-only"] * bool(existing)
-    runnable += [d.name for d in listed if d.name.startswith("crossfit-") and d.finetunes <= study.max_finetunes]
+    runnable += [d.name for d in listed if d.name.startswith("crossfit-")]
     choice = choose_model(plans, study.max_finetunes, runnable)
     design, name = choice.design, choice.candidate
     kind = {"split-after-pilots": "split"}.get(design.name, design.name)

@@ -97,13 +97,11 @@ def test_a_model_that_learned_nothing_gives_the_classical_estimate_of_the_labels
     assert result.std_error == pytest.approx(expected.std_error, rel=1e-9)
 
 
-def test_the_sample_mean_is_the_classical_one_and_knows_a_finite_population(table):
+def test_the_sample_mean_is_the_classical_one(table):
     drawn = replication(table)
     result, expected = DESIGNS["mean"](drawn), classical_mean(drawn.y)
     assert (result.value, result.std_error) == pytest.approx((expected.value, expected.std_error), rel=1e-12)
     np.testing.assert_allclose(result.interval, expected.interval, rtol=1e-12)
-    finite = DESIGNS["mean"](replace(drawn, population="finite"))
-    assert finite.std_error == pytest.approx(result.std_error * np.sqrt(1 - LABELS / N), rel=1e-6)
 
 
 def test_ppi_is_the_rectified_mean_with_full_weight_and_recalibration_mends_a_wrong_scale(table):

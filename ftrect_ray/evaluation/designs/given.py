@@ -15,7 +15,7 @@ RECALIBRATION_FOLDS = 5
 
 def sample_mean(replication: Replication) -> DesignResult:
     """The mean of the n answers with its t interval, without any model."""
-    return DesignResult.of(replication.classical(), [Charge(Use.CLASSICAL, NO_MODEL, np.arange(replication.n))])
+    return DesignResult.of(estimate, [Charge(Use.CLASSICAL, NO_MODEL, np.arange(replication.n))])
 
 
 def finetune_only(replication: Replication) -> DesignResult:

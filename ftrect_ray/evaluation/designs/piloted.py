@@ -112,7 +112,6 @@ class Pilots:
             unlabeled=int(np.count_nonzero(replication.unlabeled)),
             variance=float(np.var(replication.y, ddof=1)),
             rectify_variance=untrained or None,
-            population=replication.population,
             alpha=replication.alpha,
             spent=len(self.spent),
         )
@@ -203,7 +202,7 @@ def _one_model(replication: Replication, order: np.ndarray, size: int, *, recycl
     if not recycles:
         return DesignResult.of(replication.rectified(rest, f), charges, n_finetune=size, finetunes=1)
     beside = classical_mean(replication.y[own], alpha=replication.alpha)
-    estimate = recycled(beside, replication.rectified(rest, f, population="infinite"))
+    estimate = recycled(beside, replication.rectified(rest, f))
     charges.append(Charge(Use.CLASSICAL, MODEL, own))
     return DesignResult.of(estimate, charges, n_finetune=size, finetunes=1)
 

@@ -9,14 +9,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ftrect_ray.allocation import Plan
 from ftrect_ray.allocation.pilot_rows import Scheme
 from ftrect_ray.estimators import Estimate, mean
 from ftrect_ray.evaluation.learners import Learner
 from ftrect_ray.ledger import Use
 
 #: Seeds of a replication's own draws follow from its ``seed`` and one of these.
-FOLDS, ORDER, SPLIT, BATCHES, RECALIBRATION, PILOTS = range(6)
+FOLDS, ORDER, RECALIBRATION, PILOTS = 0, 1, 4, 5
 
 
 @dataclass(frozen=True)
@@ -70,9 +69,6 @@ class Replication:
         Predictions of all rows by a model that saw no label.
     lam : float, "tuned" or "crossfit"
         λ of rectified estimates, unless a design says which.
-    population : {"infinite", "finite"}
-        Whose mean is estimated: that of those of whom the table is a sample, or the table's own. The naive, recycled
-        and sequential estimates know the former alone.
     pilots : PilotRule
     max_finetunes : int
         What ``auto`` may choose.
@@ -86,7 +82,6 @@ class Replication:
     alpha: float = 0.05
     zero_shot: np.ndarray | None = None
     lam: float | Literal["tuned", "crossfit"] = "tuned"
-    population: Literal["infinite", "finite"] = "infinite"
     pilots: PilotRule = field(default_factory=PilotRule)
     max_finetunes: int = 5
 
@@ -118,13 +113,9 @@ class Replication:
         """
         return self.learner.learn([self.labeled[places] for places in own], seeds, self.objective, where)
 
-    def classical(self) -> Estimate:
-        """The mean of the n answers."""
-        return self.rectified(np.arange(self.n), np.zeros(len(self.answers)), lam=0.0)
-
     def rectified(self, places: np.ndarray, f: np.ndarray, **options: Any) -> Estimate:
         """The mean rectified by the answers at ``places`` (n_r,), from predictions ``f`` (N,) or (N, K)."""
-        given: Any = {"lam": self.lam, "alpha": self.alpha, "population": self.population} | options
+        given: Any = {"lam": self.lam, "alpha": self.alpha} | options
         return mean(self.y[places], f[self.labeled[places]], f[self.unlabeled], **given)
 
 
@@ -157,8 +148,6 @@ class DesignResult:
         Of the interval, by the plan that preceded it.
     chosen : str or None
         The design that ``auto`` chose.
-    plan : Plan or None
-        All designs as the pilots' law predicted them.
     charges : tuple of Charge
         Every use of a label.
     """
@@ -172,7 +161,6 @@ class DesignResult:
     pilots: int = 0
     predicted_length: float | None = None
     chosen: str | None = None
-    plan: Plan | None = None
     charges: tuple[Charge, ...] = ()
 
     @classmethod
