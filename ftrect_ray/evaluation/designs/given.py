@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ftrect_ray.errors import InputError
-from ftrect_ray.estimators import draw_folds, naive_mean
+from ftrect_ray.estimators import classical_mean, draw_folds, naive_mean
 from ftrect_ray.evaluation.designs.replication import RECALIBRATION, Charge, DesignResult, Replication
 from ftrect_ray.ledger import GIVEN, NO_MODEL, Use
 
@@ -15,6 +15,7 @@ RECALIBRATION_FOLDS = 5
 
 def sample_mean(replication: Replication) -> DesignResult:
     """The mean of the n answers with its t interval, without any model."""
+    estimate = classical_mean(replication.y, alpha=replication.alpha)
     return DesignResult.of(estimate, [Charge(Use.CLASSICAL, NO_MODEL, np.arange(replication.n))])
 
 
