@@ -1,14 +1,12 @@
 """The predicted variance of each way to spend n labels.
 
-One formula serves them all. With r rows that rectify, residual variance v, m texts and a calibrated model
-(residual uncorrelated with prediction, so Var f = σ² − v):
+One formula serves them all, that of the estimator that runs, whose λ is tuned. With r rows that rectify, residual
+variance v, m texts and a calibrated model (residual uncorrelated with prediction, so Var f = σ² − v):
 
-    Var θ̂ = min( v/r + (σ² − v)/m, σ²/r ).
+    Var θ̂ = v/r + (σ² − v)/(m + r).
 
-The first is λ = 1 (FTR section 4.2), the second λ = 0. A tuned λ does at least as well as both, so a plan
-never promises too much on this account, and no tuned design is predicted to do worse than the sample mean
-of its own rectifying rows. For m ≫ r, λ = 1 is the optimum. Without σ² (not known) there is no second
-term and no bound: exact for m → ∞ and v < σ².
+For m ≫ r it is FTR's (section 4.2, λ = 1); it is never above σ²/r, the sample mean of the rectifying rows. Without σ²
+(not known) there is no second term: exact for m → ∞ and v < σ².
 
 Where the target is the mean of this very table of N = n + m rows, every row is predicted and Var(f)/m is gone:
 
@@ -21,14 +19,16 @@ the point forecast, the search for the best size (an array of sizes) and the dou
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
 from ftrect_ray.allocation.curves import Curve
-from ftrect_ray.allocation.split import best_whole
+from ftrect_ray.allocation.split import best_whole, tuned_variance
 
 NO_VARIANCE = "the variance of the answers is not given"
+TINY = float(np.finfo(float).tiny)
 Residual = Callable[[np.ndarray], np.ndarray]
 """v at sizes of any shape; leading axes may be added."""
 Criterion = Callable[[Residual, np.ndarray], np.ndarray]
@@ -82,14 +82,12 @@ Rule = Callable[[Setting, int], Prediction]
 def rectified_variance(residual: np.ndarray, rectifying: np.ndarray, n: int, setting: Setting) -> np.ndarray:
     """The formulas above; v = ``residual`` and r = ``rectifying`` of shapes that broadcast."""
     sigma2 = setting.sigma2
-    kept = residual if sigma2 is None else np.minimum(residual, sigma2)
     if setting.finite:
+        kept = residual if sigma2 is None else np.minimum(residual, sigma2)
         return np.asarray(kept * (1 / rectifying - 1 / (n + setting.texts)))
     if sigma2 is None:
-        return np.asarray(kept / rectifying)
-    if setting.texts == 0:
-        return np.asarray(sigma2 / rectifying + 0 * kept)
-    return np.asarray(np.minimum(kept / rectifying + (sigma2 - kept) / setting.texts, sigma2 / rectifying))
+        return np.asarray(residual / rectifying)
+    return tuned_variance(residual, rectifying, setting.texts, sigma2)
 
 
 def classical(setting: Setting, n: int) -> Prediction:
@@ -106,41 +104,42 @@ def rectify_only(setting: Setting, n: int) -> Prediction:
     return Prediction(float(rectified_variance(np.array(setting.rectify_variance), np.array(n), n, setting)))
 
 
-def split(least: int) -> Rule:
-    """s labels train, n − s rectify; the best s ≥ ``least``."""
+def split(least: int, seen: float | None = None) -> Rule:
+    """s labels train, n − s rectify; the best s ≥ ``least``, by ``seen``: the σ² of labels that will not rectify."""
 
     def rule(setting: Setting, n: int) -> Prediction:
-        def criterion(residual: Residual, s: np.ndarray) -> np.ndarray:
-            return rectified_variance(residual(s), n - s, n, setting)
+        def criterion(given: Setting, residual: Residual, s: np.ndarray) -> np.ndarray:
+            return rectified_variance(residual(s), n - s, n, given)
 
-        return _best(setting, n, least, criterion)
+        return _best(setting, n, least, seen, criterion)
 
     return rule
 
 
-def recycle(least: int) -> Rule:
+def recycle(least: int, seen: float | None = None) -> Rule:
     """A split whose fine-tuning labels add their classical mean, by inverse variance: 1/(s/σ² + 1/Var_split)."""
 
     def rule(setting: Setting, n: int) -> Prediction:
-        sigma2 = setting.sigma2
         refused = _needs_random_labels(setting)
-        if sigma2 is None or refused:
+        if setting.sigma2 is None or refused:
             return Prediction(None, unavailable=refused or NO_VARIANCE)
 
-        def criterion(residual: Residual, s: np.ndarray) -> np.ndarray:
-            return np.asarray(1 / (s / sigma2 + 1 / rectified_variance(residual(s), n - s, n, setting)))
+        def criterion(given: Setting, residual: Residual, s: np.ndarray) -> np.ndarray:
+            return np.asarray(1 / (s / given.sigma2 + 1 / rectified_variance(residual(s), n - s, n, given)))
 
-        return _best(setting, n, least, criterion)
+        return _best(setting, n, least, seen, criterion)
 
     return rule
 
 
 def sequential(batches: int) -> Rule:
-    """L batches, each rectified by the model of the batches before, weights n_l/v_l: 1/Σ n_l/v_l + Σ ω_l Var(f_l)/m.
+    """L batches, each rectified by the model of the batches before, weights ω_l ∝ n_l/v_l.
 
-    The first batch has no model (v_1 = σ²), or given predictions. The labels of the batches together grow by one
-    factor, which keeps the predicted gain per fine-tune even; the best first batch is searched. The models' errors on
-    the texts are taken as if they were one (convexity: never too little).
+    With one λ for all it is A − (2λ − λ²)B + λ²C with A = Σ ω_l²σ²/n_l, B = Σ ω_l²Var(f_l)/n_l and
+    C = Σ ω_l Var(f_l)/m, at the best λ A − B²/(B + C): for endless texts 1/Σ n_l/v_l. The first batch has no model
+    (v_1 = σ²), or given predictions. The labels of the batches together grow by one factor, which keeps the predicted
+    gain per fine-tune even; the best first batch is searched. The models' errors on the texts are taken as if they
+    were one (convexity: never too little).
     """
 
     def rule(setting: Setting, n: int) -> Prediction:
@@ -162,10 +161,13 @@ def sequential(batches: int) -> Rule:
             left = np.minimum(residual(ends), sigma2)
             first = np.full((*left.shape[:-1], 1), min(setting.rectify_variance or sigma2, sigma2))
             left = np.concatenate([first, left], axis=-1)
-            precision = labels / left
-            shares = precision / precision.sum(axis=-1, keepdims=True)
-            of_texts = (shares * (sigma2 - left)).sum(axis=-1) / setting.texts if setting.texts else np.inf
-            return np.asarray(np.minimum(1 / precision.sum(axis=-1) + of_texts, sigma2 / n))
+            weights = labels / left
+            weights = weights / weights.sum(axis=-1, keepdims=True)
+            whole = (weights**2 * sigma2 / labels).sum(axis=-1)
+            explained = (weights**2 * (sigma2 - left) / labels).sum(axis=-1)
+            of_texts = (weights * (sigma2 - left)).sum(axis=-1) / setting.texts if setting.texts else np.inf
+            gain = explained**2 / np.maximum(explained + of_texts, TINY)
+            return np.asarray(np.minimum(whole - gain, sigma2 / n))
 
         size = best_whole(lambda s: criterion(setting.curve.variance, s), setting.least, n - 2 * batches)
         sizes = tuple(int(end) for end in trains(np.array([float(size)]))[0])
@@ -201,12 +203,20 @@ def rotation(train: int, folds: int) -> Rule:
     return rule
 
 
-def _best(setting: Setting, n: int, least: int, criterion: Criterion) -> Prediction:
+def _best(
+    setting: Setting,
+    n: int,
+    least: int,
+    seen: float | None,
+    criterion: Callable[[Setting, Residual, np.ndarray], np.ndarray],
+) -> Prediction:
+    """The size that is best by what may choose it, and what it gives."""
     low, high = max(least, setting.least), n - 2
     if low > high:
         return _too_few(n, low)
-    size = best_whole(lambda s: criterion(setting.curve.variance, s), low, high)
-    return _at(setting, criterion, size, (size,), n - size)
+    sized = setting if seen is None else replace(setting, sigma2=seen)
+    size = best_whole(lambda s: criterion(sized, setting.curve.variance, s), low, high)
+    return _at(setting, partial(criterion, setting), size, (size,), n - size)
 
 
 def _at(setting: Setting, criterion: Criterion, size: float, sizes: tuple[int, ...], rectified: int) -> Prediction:

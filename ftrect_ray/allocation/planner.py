@@ -38,6 +38,7 @@ def plan(
     population: Population = "infinite",
     alpha: float = 0.05,
     spent: int = 0,
+    spent_variance: float | None = None,
     minimum: int = MINIMUM,
     compute: Compute | None = None,
     prices: Prices | None = None,
@@ -53,10 +54,10 @@ def plan(
     unlabeled : int, optional
         Texts m without a label; default endless.
     variance : float, optional
-        Var(Y); without it there is no ``classical``, ``recycle`` or ``sequential``, no ``saved``, and Var(f)/m is
-        left out.
+        Var(Y); without it there is no ``classical``, ``recycle`` or ``sequential``, no ``saved``, and the texts are
+        taken as endless.
     rectify_variance : float, optional
-        Var(Y − f) of predictions that exist already (zero-shot, or given in a table).
+        The least Var(Y − λf) of predictions that exist already (zero-shot, or given in a table).
     folds : sequence of int
         K of the cross-fitted designs, each at least 2.
     rotations : sequence of (p, q)
@@ -71,6 +72,9 @@ def plan(
         Labels that pilots trained on or selected with. They may train, but never rectify what they shaped, so
         neither ``split-after-pilots`` nor ``recycle``: there s ≥ ``spent``. The others use them all, since none of
         their models has seen the rows that it rectifies.
+    spent_variance : float, optional
+        Var(Y) of the ``spent`` labels alone: the size of ``split-after-pilots`` and ``recycle`` is chosen by it, for
+        other labels rectify there. Default ``variance``.
     minimum : int
         Labels below which nothing is fine-tuned.
     compute : Compute, optional
@@ -93,7 +97,8 @@ def plan(
     setting = setting_of(law, unlabeled, variance, rectify_variance, minimum, population)
     if compute is not None and unlabeled is None:
         raise InputError("'unlabeled' is needed with 'compute'.", mend="say how many texts are to be predicted")
-    listed = rules(folds, rotations, batches, spent)
+    seen = None if spent_variance is None else positive("spent_variance", spent_variance)
+    listed = rules(folds, rotations, batches, spent, seen)
     baseline = designs.classical(setting, n).variance
     z = normal_quantile(alpha)
     rows = tuple(
@@ -141,8 +146,10 @@ def setting_of(
     )
 
 
-def rules(folds: Sequence[int], rotations: Sequence[Rotation], batches: int, spent: int) -> list[tuple[str, int, Rule]]:
-    """Name, fine-tunes and formula of each design.
+def rules(
+    folds: Sequence[int], rotations: Sequence[Rotation], batches: int, spent: int = 0, seen: float | None = None
+) -> list[tuple[str, int, Rule]]:
+    """Name, fine-tunes and formula of each design; ``seen`` is the variance of the ``spent`` labels.
 
     Raises
     ------
@@ -158,8 +165,8 @@ def rules(folds: Sequence[int], rotations: Sequence[Rotation], batches: int, spe
         ("classical", 0, designs.classical),
         ("rectify-only", 0, designs.rectify_only),
         ("split", 1, designs.split(0)),
-        *([("split-after-pilots", 1, designs.split(spent))] if spent else []),
-        ("recycle", 1, designs.recycle(spent)),
+        *([("split-after-pilots", 1, designs.split(spent, seen))] if spent else []),
+        ("recycle", 1, designs.recycle(spent, seen)),
         ("sequential", count("batches", batches, 3) - 1, designs.sequential(batches)),
         *((f"crossfit-{fold}", fold, designs.crossfit(fold)) for fold in kinds),
         *((f"rotation-{p}-{q}", q, designs.rotation(p, q)) for p, q in turns),
@@ -196,7 +203,7 @@ def _design(
     if len(predicted.draws):
         low, high = percentiles(predicted.draws)
         lengths = 2 * z * sqrt(low), 2 * z * sqrt(high)
-        saved = None if baseline is None else (1 - high / baseline, 1 - low / baseline)
+        saved = None if baseline is None else (_saved(high, baseline, setting, n), _saved(low, baseline, setting, n))
     hours = hours_of(predicted, setting, compute)
     return Design(
         name,
@@ -205,10 +212,20 @@ def _design(
         predicted.variance,
         std_error,
         2 * z * std_error,
-        None if baseline is None else 1 - predicted.variance / baseline,
+        None if baseline is None else _saved(predicted.variance, baseline, setting, n),
         interval_length_range=lengths,
         saved_range=saved,
         sizes=predicted.sizes,
         gpu_hours=hours,
         price=price_of(hours, predicted, n, prices),
     )
+
+
+def _saved(variance: float, baseline: float, setting: Setting, n: int) -> float:
+    """Share of the n labels that a design of this ``variance`` could do without at the sample mean's precision.
+
+    Its variance at n' labels is ∝ 1/n', and in a finite population of N rows ∝ 1/n' − 1/N.
+    """
+    ratio = variance / baseline
+    known = n / (n + setting.texts) if setting.finite else 0.0
+    return 1 - ratio / (1 - known + known * ratio)

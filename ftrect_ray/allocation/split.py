@@ -32,8 +32,7 @@ class Split:
     fraction : float
         n_finetune/n.
     variance : float
-        Predicted Var θ̂ at ``n_finetune``: v(s)/(n − s), and where the variance of the answers is given, with
-        Var(f^(s))/m beside it and at most that of λ = 0.
+        Predicted Var θ̂ at ``n_finetune``: v(s)/(n − s), or :func:`tuned_variance` where Var(Y) is given.
     """
 
     s_star: float
@@ -95,15 +94,33 @@ def best_whole(criterion: Callable[[np.ndarray], np.ndarray], low: int, high: in
     return int(sizes[np.argmin(criterion(sizes))])
 
 
+def tuned_variance(residual: np.ndarray, rectifying: np.ndarray, texts: float, sigma2: float) -> np.ndarray:
+    """Var θ̂ = v/r + (σ² − v)/(m + r): r labels rectify a calibrated model with the best λ.
+
+    Calibrated: its residual, of variance v, is uncorrelated with its prediction, so Var f = σ² − v and
+    Var θ̂(λ) = (σ² − (2λ − λ²)Var f)/r + λ²Var f/m, which is least at λ = m/(m + r) (PPI++, Angelopoulos, Duchi &
+    Zrnic 2023). A model that leaves more than σ² gets λ = 0.
+
+    Parameters
+    ----------
+    residual, rectifying : ndarrays that broadcast
+        v and r.
+    texts : float
+        m, 0 to infinity.
+    sigma2 : float
+    """
+    kept = np.minimum(residual, sigma2)
+    return np.asarray(kept / rectifying + (sigma2 - kept) / (texts + rectifying))
+
+
 def optimal_split(
     law: ScalingLaw, n: int, m: int | None = None, *, variance: float | None = None, minimum: int = MINIMUM
 ) -> Split:
     """The split with the smallest predicted variance.
 
-    Criterion (FTR section 4.2): v(s)/(n − s). With finite ``m``, v(s)/(n − s) + Var(f^(s))/m, where Var f^(s) =
-    Var Y − v(s): assumes that the model is calibrated, that is, that its residual is uncorrelated with its prediction;
-    and never above Var Y/(n − s), which λ = 0 gives. Without ``variance`` neither bound nor Var Y/m is known: the rest,
-    v(s)·(1/(n − s) − 1/m), decides, and models that cannot help (m ≤ n − s) count as equal.
+    Criterion: v(s)/(n − s), and with finite ``m`` and ``variance`` that of :func:`tuned_variance`. With finite ``m``
+    alone it is what FTR section 4.2 has for λ = 1, less a constant: v(s)·(1/(n − s) − 1/m), where models that cannot
+    help (m ≤ n − s) count as equal.
 
     Parameters
     ----------
@@ -136,8 +153,7 @@ def optimal_split(
     def criterion(s: np.ndarray) -> np.ndarray:
         if spread is None:
             return np.asarray(law.variance(s) * np.maximum(1 / (n - s) - 1 / texts, 0.0))
-        kept = np.minimum(law.variance(s), spread)
-        return np.asarray(np.minimum(kept / (n - s) + (spread - kept) / texts, spread / (n - s)))
+        return tuned_variance(law.variance(s), n - s, texts, spread)
 
     size = best_whole(criterion, minimum, n - 2)
     predicted = law.variance(size) / (n - size) if spread is None else float(criterion(np.array(size)))

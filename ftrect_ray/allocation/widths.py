@@ -81,7 +81,7 @@ def labels_for_half_width(
     """
     wished = wished_variance(half_width, alpha)
     setting = setting_of(law, unlabeled, variance, rectify_variance, minimum, population)
-    return {name: fewest(rule, setting, wished) for name, _, rule in rules(folds, rotations, batches, 0)}
+    return {name: fewest(rule, setting, wished) for name, _, rule in rules(folds, rotations, batches)}
 
 
 def cheapest(
@@ -127,7 +127,7 @@ def cheapest(
     wished = wished_variance(half_width, alpha)
     setting = setting_of(law, unlabeled, variance, rectify_variance, minimum, population)
     offers = []
-    for name, finetunes, rule in rules(folds, rotations, batches, 0):
+    for name, finetunes, rule in rules(folds, rotations, batches):
         n = fewest(rule, setting, wished)
         if n is None:
             continue

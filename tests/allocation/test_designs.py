@@ -27,17 +27,18 @@ def sequential_by_loops(
     law: ScalingLaw, n: int, variance: float, texts: float, zero_shot: float, batches: int
 ) -> float:
     """Every first batch, one after the other."""
-    best = np.inf
+    best, lams = np.inf, np.linspace(0, 1, 2001)
     for first in range(10, n - 2 * batches + 1):
         ends = [round(first * (n / first) ** (step / (batches - 1))) for step in range(batches - 1)] + [n]
-        precision, of_texts, before = [], [], 0
+        rows, lefts, before = [], [], 0
         for batch, end in enumerate(ends):
-            left = min(zero_shot if batch == 0 else law.variance(before), variance)
-            precision.append((end - before) / left)
-            of_texts.append(variance - left)
+            lefts.append(min(zero_shot if batch == 0 else law.variance(before), variance))
+            rows.append(end - before)
             before = end
-        shares = np.array(precision) / sum(precision)
-        best = min(best, 1 / sum(precision) + shares @ np.array(of_texts) / texts, variance / n)
+        own, left = np.array(rows), np.array(lefts)
+        shares = (own / left) / sum(own / left)
+        of_labels = [(shares**2 * (variance - (2 * lam - lam**2) * (variance - left)) / own).sum() for lam in lams]
+        best = min(best, (of_labels + lams**2 * (shares @ (variance - left)) / texts).min(), variance / n)
     return best
 
 
@@ -51,7 +52,7 @@ def test_sequential_is_the_best_of_all_first_batches(law, n, variance, texts, ba
     if n - 2 * batches < 10:
         assert made.unavailable == f"{n} labels leave nothing to rectify after 10 for training"
         return
-    assert made.variance == pytest.approx(sequential_by_loops(law, n, variance, texts, given_, batches), rel=1e-9)
+    assert made.variance == pytest.approx(sequential_by_loops(law, n, variance, texts, given_, batches), rel=1e-4)
     assert made.finetunes == len(made.sizes) == batches - 1
     assert list(made.sizes) == sorted(made.sizes)
     assert made.n_finetune == made.sizes[-1] < n
@@ -74,7 +75,7 @@ def test_rotation_is_the_law_at_its_training_labels(law, n, folds, train, texts)
     if n < 2 * folds or train * n / folds < 10:
         assert turned.unavailable == f"{n} labels are too few for {folds} folds"
         return
-    assert turned.variance == pytest.approx(min(left / n + (5.0 - left) / texts, 5.0 / n))
+    assert turned.variance == pytest.approx(left / n + (5.0 - left) / (texts + n))
     assert turned.finetunes == folds
     if train == folds - 1:
         assert turned.variance == made[f"crossfit-{folds}"].variance
@@ -99,7 +100,9 @@ def test_a_finite_population_takes_its_share_off_and_pays_no_imputed_mean():
     assert made["classical"].variance == pytest.approx(unseen * WINE_VARIANCE / n)
     assert made["rectify-only"].variance == pytest.approx(unseen * 4.0 / n)
     assert made["crossfit-5"].variance == pytest.approx(unseen * WINE.variance(400) / n)
-    assert made["crossfit-5"].saved == pytest.approx(1 - WINE.variance(400) / WINE_VARIANCE)
+    fewer = (1 - made["crossfit-5"].saved) * n  # of a design that needs so few labels the sample mean's precision is
+    ratio = WINE.variance(400) / WINE_VARIANCE
+    assert ratio * (1 / fewer - 1 / (n + m)) == pytest.approx(1 / n - 1 / (n + m))
     split = made["split"]
     rectifying = n - split.n_finetune
     assert split.variance == pytest.approx((1 - rectifying / (n + m)) * WINE.variance(split.n_finetune) / rectifying)
@@ -137,7 +140,7 @@ def test_the_range_is_that_of_the_draws():
     fit = noisy(0)
     made = plan(fit, labels=500, unlabeled=4500, variance=WINE_VARIANCE, folds=(5,), alpha=0.1)["crossfit-5"]
     left = np.minimum([ScalingLaw(*draw).variance(400) for draw in fit.draws.tolist()], WINE_VARIANCE)
-    variances = left / 500 + (WINE_VARIANCE - left) / 4500
+    variances = left / 500 + (WINE_VARIANCE - left) / 5000
     lengths = 2 * 1.6448536269514722 * np.sqrt(np.percentile(variances, [2.5, 97.5]))
     assert made.interval_length_range == pytest.approx(tuple(lengths))
     assert lengths[0] < made.interval_length < lengths[1]
@@ -179,7 +182,7 @@ def test_an_unidentified_fit_is_planned_from_its_measurements():
     assert json.loads(json.dumps(made.to_dict(), allow_nan=False))["curve"]["kind"] == "measured"
     level = WINE.variance(200)
     assert made["crossfit-2"].variance == made["crossfit-10"].variance
-    assert made["crossfit-2"].variance == pytest.approx(level / 500 + (WINE_VARIANCE - level) / 14500)
+    assert made["crossfit-2"].variance == pytest.approx(level / 500 + (WINE_VARIANCE - level) / 15000)
     assert 50 <= made["split"].n_finetune <= 200
     few = plan(fit, labels=80, variance=WINE_VARIANCE)
     assert few["crossfit-2"].unavailable == (
@@ -206,7 +209,7 @@ def test_flat_and_rising_curves_promise_no_gain_of_larger_fine_tunes(variances):
     assert made["crossfit-2"].variance == made["crossfit-10"].variance
     assert made.choose().name == "crossfit-2"
     if fit.status == "rising":
-        assert made["crossfit-2"].variance == pytest.approx(4.0 / 600 + 1.0 / 10_000)
+        assert made["crossfit-2"].variance == pytest.approx(4.0 / 600 + 1.0 / 10_600)
 
 
 def test_a_measured_curve_can_be_given():
@@ -224,7 +227,7 @@ def test_one_percent_is_not_worth_more_fine_tunes():
     cheaper = [d for d in made.designs if d.variance is not None and d.finetunes < chosen.finetunes]
     assert chosen.variance <= 1.01 * best
     assert all(design.variance > 1.01 * best for design in cheaper)
-    assert chosen.note.startswith("predicted variance 0.007137, within 1 % of the smallest, with fewer fine-tunes; ")
+    assert chosen.note.startswith("predicted variance 0.007122, within 1 % of the smallest, with fewer fine-tunes; ")
 
 
 @settings(deadline=None, max_examples=60)

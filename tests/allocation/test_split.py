@@ -71,12 +71,13 @@ def test_closed_form_without_a_floor(a, alpha, n):
 @settings(deadline=None)
 @given(laws, st.integers(12, 400), st.one_of(st.none(), st.integers(1, 5000)), st.floats(0.05, 50))
 def test_no_whole_split_is_better(law, n, m, variance):
-    """Brute force over all splits; with few texts, too, where λ = 0 is what is left."""
+    """Brute force over all splits and many λ."""
     split = optimal_split(law, n, m, variance=variance, minimum=1)
-    s = np.arange(1, n - 1)
+    s, lam = np.arange(1, n - 1), np.linspace(0, 1, 501)[:, None]
     v = np.minimum(law.variance(s), variance)
-    every = v / (n - s) + (0 if m is None else (variance - v) / m)
-    assert split.variance == pytest.approx(np.minimum(every, variance / (n - s)).min(), rel=1e-9)
+    every = (variance - (2 * lam - lam**2) * (variance - v)) / (n - s)
+    every += 0 if m is None else lam**2 * (variance - v) / m
+    assert split.variance == pytest.approx(every.min(), rel=1e-4)
 
 
 @settings(deadline=None)
@@ -93,7 +94,7 @@ def test_finite_texts_add_the_variance_of_the_predictions():
     law = ScalingLaw(*WINE)
     split = optimal_split(law, 500, 4500, variance=9.57)
     v = law.variance(split.n_finetune)
-    assert split.variance == pytest.approx(v / split.n_rectify + (9.57 - v) / 4500)
+    assert split.variance == pytest.approx(v / split.n_rectify + (9.57 - v) / (4500 + split.n_rectify))
     assert split.n_finetune == optimal_split(law, 500, 4500).n_finetune < optimal_split(law, 500).n_finetune
     assert optimal_split(law, 500, 10**12).n_finetune == optimal_split(law, 500).n_finetune
 
