@@ -144,7 +144,8 @@ def conclude(
     """
     covariance, error, df = _certainty(spread, weighting, settings, fitted)
     low, high, p_value = interval_and_test(value, error, df, settings, covariance)
-    worth = effective_labels(facts.labeled.n, np.diag(spread.answers), error**2)
+    rows = facts.labeled.n + facts.m if facts.labeled.finite else np.inf
+    worth = effective_labels(facts.labeled.n, np.diag(spread.answers), error**2, rows)
     control_error = np.sqrt(np.diag(spread.labeled) + np.diag(spread.unlabeled))
     accuracy = Accuracy(error, control_error, settings.alpha, bool(np.any(weighting.lam > 0)))
     numbers = reported(names, value, error, low, high, worth, df, p_value)
@@ -207,7 +208,12 @@ def satterthwaite(first: np.ndarray, second: np.ndarray, df_first: ArrayLike, df
         return np.asarray(1 / (share**2 / df_first + (1 - share) ** 2 / df_second))
 
 
-def effective_labels(n: int, classical: np.ndarray, variance: np.ndarray) -> np.ndarray:
-    """Labels that the classical estimate would need: n · Var_classical / Var; n where both are 0."""
+def effective_labels(n: int, classical: np.ndarray, variance: np.ndarray, rows: float = np.inf) -> np.ndarray:
+    """Labels that the classical estimate would need: n · Var_classical / Var; n where both are 0.
+
+    Of a finite population of N ``rows`` its variance is ∝ 1/n − 1/N: no more than N are ever needed.
+    """
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where((classical == 0) & (variance == 0), float(n), n * classical / variance)
+        ratio = variance / classical
+        worth = n / (n / rows + (1 - n / rows) * ratio)
+    return np.where((classical == 0) & (variance == 0), float(n), worth)

@@ -156,6 +156,9 @@ def test_satterthwaite_by_hand():
 def test_effective_labels():
     found = effective_labels(10, np.array([4.0, 4.0, 0.0, 0.0]), np.array([1.0, 0.0, 0.0, 2.0]))
     assert found.tolist() == [40.0, np.inf, 10.0, 0.0]
+    of_forty = effective_labels(10, np.array([4.0, 4.0, 0.0]), np.array([1.0, 0.0, 0.0]), rows=40)
+    for n, ratio in zip(of_forty, (1 / 4, 0, 1), strict=True):
+        assert 1 / n - 1 / 40 == pytest.approx(ratio * (1 / 10 - 1 / 40))
 
 
 def test_a_scalar_comes_as_floats_and_a_vector_as_arrays():
