@@ -14,6 +14,7 @@ from ftrect_ray.errors import StatisticalRefusal
 from ftrect_ray.finetune.influence import Influence
 from ftrect_ray.finetune.spec import Coefficients, Rows
 from ftrect_ray.pipeline.design import Decision, is_zero_shot
+from ftrect_ray.pipeline.measured import existing_variance
 from ftrect_ray.study import Study
 
 #: Folds of the cross-fitted designs that every plan lists.
@@ -38,7 +39,7 @@ def decide(
     *,
     rows: Rows,
     unlabeled: int,
-    spent: int,
+    spent: Rows,
     predictions: np.ndarray | None,
     zero_shot: Mapping[str, float] | None = None,
     compute: Mapping[str, Compute] | None = None,
@@ -57,19 +58,25 @@ def decide(
         The label budget, n rows.
     unlabeled : int
         Texts without an answer.
-    spent : int
-        Labels that the pilots trained on or were measured with.
+    spent : Rows
+        Those of ``rows`` that the pilots trained on or were measured with. What is left rectifies a split, whose size
+        therefore follows from the answers of ``spent`` alone.
     predictions : np.ndarray or None
         float64 (n,), the table's own predictions of the labelled rows.
     zero_shot : mapping of candidate to float, optional
-        ν of those that can be asked untrained, measured on the whole budget.
+        ν of those that can be asked untrained: see ``measured.existing_variance``.
     compute : mapping of candidate to Compute, optional
         Device-seconds, for the designs' costs.
     """
     n, answers = len(rows), np.asarray(rows.answers, dtype=np.float64)
-    influence = Influence.of(study.objective, Coefficients.of(study.target, study.objective), rows)
+    coefficients = Coefficients.of(study.target, study.objective)
+    influence = Influence.of(study.objective, coefficients, rows)
     variance = influence.variance(rows, answers - influence.fitted)
-    given = None if predictions is None else influence.variance(rows, answers - predictions)
+    given = None if predictions is None else existing_variance(influence, rows, answers - predictions)
+    seen = None
+    if len(spent):
+        of_spent = Influence.of(study.objective, coefficients, spent)
+        seen = of_spent.variance(spent, spent.answers - of_spent.fitted) or None
     existing = _existing(laws, given, zero_shot or {})
     plans: dict[str, Plan] = {}
     if laws and variance > 0:
@@ -83,7 +90,8 @@ def decide(
             folds=tuple(sorted({*FOLDS, study.folds, *range(2, study.max_finetunes + 1)})),
             population=study.population if unlabeled else "infinite",
             alpha=study.alpha,
-            spent=spent,
+            spent=len(spent),
+            spent_variance=seen,
         )
     decision, candidate, design = _choose(study, plans, laws, existing)
     document = {
@@ -94,16 +102,16 @@ def decide(
         "labels": n,
         "unlabeled": unlabeled,
         "variance": variance,
-        "spent": spent,
+        "spent": len(spent),
         "max_finetunes": study.max_finetunes,
-        "designs": _rows(plans.get(candidate), spent, existing.get(candidate)),
+        "designs": _rows(plans.get(candidate), len(spent), existing.get(candidate)),
     }
     if study.candidates is not None and plans:
         document["candidates"] = [
             {
                 "name": name,
                 "model": study.with_candidate(name).model.name,
-                "designs": _rows(made, spent, existing.get(name)),
+                "designs": _rows(made, len(spent), existing.get(name)),
             }
             for name, made in plans.items()
         ]

@@ -13,7 +13,7 @@ from ftrect_ray.errors import StatisticalRefusal
 from ftrect_ray.finetune.influence import Influence
 from ftrect_ray.finetune.spec import Coefficients
 from ftrect_ray.pipeline.context import Run
-from ftrect_ray.pipeline.measured import measurements, replicates
+from ftrect_ray.pipeline.measured import existing_variance, measurements, replicates, residuals_of
 
 #: Points of the curve and its band that the report draws.
 BAND_POINTS = 60
@@ -53,7 +53,8 @@ def gather_evidence(run: Run) -> Evidence:
     """
     study, rows, storage = run.study, run.labeled, run.storage
     pilots = storage.read_table("pilots.parquet").to_pylist()
-    measured = measurements(pilots, storage.read_table("pilot_residuals.parquet"), rows, study)
+    residuals = storage.read_table("pilot_residuals.parquet")
+    measured = measurements(pilots, residuals, rows, study)
     if not measured:
         raise StatisticalRefusal(
             "no pilot was measured", where="pilots", mend="see pilots.parquet for the reasons, or name a design"
@@ -72,7 +73,13 @@ def gather_evidence(run: Run) -> Evidence:
         for candidate, own in measured.items()
     }
     done = [row for row in pilots if row["status"] == "done"]
-    zero_shot = {row.get("candidate", ""): row["residual_variance"] for row in done if row["size"] == 0}
+    places, coefficients = residuals_of(residuals, rows), Coefficients.of(study.target, study.objective)
+    zero_shot = {}
+    for row in (row for row in done if row["size"] == 0):
+        positions, residual = places[row["name"]]
+        whole = rows.take(positions)
+        weights = Influence.of(study.objective, coefficients, whole)
+        zero_shot[row["candidate"]] = existing_variance(weights, whole, residual)
     devices = run.record.content["stages"].get("pilot", {}).get("devices", 1)
     trained = {name: [row for row in done if row["size"] and row.get("candidate", "") == name] for name in laws}
     frozen = {name for name, contender in study.contenders.items() if contender.model.adapter == "head"}

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from scipy.optimize import minimize_scalar
 
 from ftrect_ray.allocation import fit_scaling_law
 from ftrect_ray.finetune.influence import Influence
@@ -54,6 +55,27 @@ class Measurement:
     influence: np.ndarray
 
 
+def existing_variance(influence: Influence, rows: Rows, residual: np.ndarray) -> float:
+    """ν of predictions that no label has shaped, at the λ that suits them: what rectifying them will cost.
+
+    Between the classical residual (λ = 0) and ``residual`` (λ = 1). Predictions of the right order and too large a
+    spread are worth much, and so is an order without any level.
+
+    Parameters
+    ----------
+    influence : Influence
+        Of ``rows``.
+    residual : ndarray (n,)
+        Y − f.
+    """
+    classical = np.asarray(rows.answers, dtype=np.float64) - influence.fitted
+
+    def at(lam: float) -> float:
+        return influence.variance(rows, (1 - lam) * classical + lam * residual)
+
+    return min(at(0.0), at(1.0), float(minimize_scalar(at, bounds=(0, 1), method="bounded").fun))
+
+
 def measurements(
     pilots: Sequence[Mapping[str, Any]], residuals: pa.Table, rows: Rows, study: Study
 ) -> dict[str, list[Measurement]]:
@@ -71,7 +93,7 @@ def measurements(
     rows : Rows
         The label budget.
     """
-    kept = _by_pilot(residuals, {name: i for i, name in enumerate(rows.ids)})
+    kept = residuals_of(residuals, rows)
     found: dict[str, list[Measurement]] = {name: [] for name in study.contenders}
     trained = [row for row in pilots if row["size"] > 0 and row.get("candidate", "") in found]
     order = sorted(trained, key=lambda row: (list(found).index(row.get("candidate", "")), row["seed"], row["size"]))
@@ -92,8 +114,9 @@ def measurements(
     return {name: measured for name, measured in found.items() if measured}
 
 
-def _by_pilot(residuals: pa.Table, place: Mapping[str, int]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Positions in the budget and residuals of each pilot."""
+def residuals_of(residuals: pa.Table, rows: Rows) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Positions in the budget and residuals of each pilot, from ``pilot_residuals.parquet``."""
+    place = {name: i for i, name in enumerate(rows.ids)}
     names, ids = (np.array(residuals[key].to_pylist(), dtype=object) for key in ("pilot", "id"))
     values = residuals["residual"].to_numpy()
     found = {}
@@ -111,36 +134,36 @@ def replicates(
     Of none whose pilots are too few to tell what training does: without repetitions, no more than the law has
     parameters.
 
-    The rows of the budget (whole clusters, where there are any) are drawn anew with replacement, once a replicate for
-    everything that was measured on them. The mean over repetitions is then multiplied by 1 + e, where e is drawn from
-    the relative differences between repetitions, less what the rows explain of them; with one repetition, from the
-    misfit to the law.
+    The rows of the budget (whole clusters, where there are any) get exponential weights, once a replicate for
+    everything that was measured on them: the Bayesian bootstrap (Rubin 1981), which never loses the few rows that a
+    variance may rest on. The mean over repetitions is then multiplied by 1 + e, where e is drawn from the relative
+    differences between repetitions, less what the rows explain of them; with one repetition, from the misfit to the
+    law.
     """
     rng = np.random.default_rng([seed, 31])
     units, unit = np.unique(np.arange(len(rows)) if rows.clusters is None else rows.clusters, return_inverse=True)
-    counts = rng.multinomial(len(units), np.full(len(units), 1 / len(units)), REPLICATES)[:, unit].astype(float)
+    weights = rng.standard_exponential((REPLICATES, len(units)))[:, unit]
     found = {}
     for candidate, own in measured.items():
         repeated = len({one.nested for one in own}) < len(own)
         if not (repeated or len(own) > PARAMETERS):
             continue
-        redrawn = np.stack([_redrawn(one, counts, influence) for one in own], axis=1)
+        redrawn = np.stack([_redrawn(one, weights, influence) for one in own], axis=1)
         found[candidate] = _with_training_noise(own, redrawn, rng)
     return found
 
 
-def _redrawn(one: Measurement, counts: np.ndarray, influence: Influence) -> np.ndarray:
-    """What ν (B,) may be, from ν* with each measured row as often as ``counts`` (B, n) says: ν·(ν/ν*).
+def _redrawn(one: Measurement, weights: np.ndarray, influence: Influence) -> np.ndarray:
+    """What ν (B,) may be, from ν* under ``weights`` (B, n) of the rows: ν·(ν/ν*).
 
     As far above what was measured as ν* lies below it: of normal residuals that is (n − 1)s²/χ², and intervals hold
     the true ν more often than those of ν* itself.
     """
-    u, times = one.influence, counts[:, one.positions]
-    total = np.maximum(times.sum(axis=1), 2.0)[:, None]
-    mean = times @ u / total
-    d = u.shape[1]
-    second = (times @ (u[:, :, None] * u[:, None, :]).reshape(len(u), d * d) / total).reshape(-1, d, d)
-    covariance = (second - mean[:, :, None] * mean[:, None, :]) * (one.count / (one.count - 1))
+    u, shares = one.influence, weights[:, one.positions]
+    shares = shares / shares.sum(axis=1, keepdims=True)
+    mean, d = shares @ u, u.shape[1]
+    second = (shares @ (u[:, :, None] * u[:, None, :]).reshape(len(u), d * d)).reshape(-1, d, d)
+    covariance = (second - mean[:, :, None] * mean[:, None, :]) * ((one.count + 1) / (one.count - 1))
     redrawn = np.maximum(influence.criterion(covariance), 1e-9 * one.variance)
     return np.asarray(one.variance**2 / redrawn)
 

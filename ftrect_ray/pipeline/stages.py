@@ -127,14 +127,15 @@ def pilot(run: Run) -> dict[str, Any]:
 
 def allocate(run: Run) -> dict[str, Any]:
     """The law of each candidate, the predicted variance of every design, the decision, and the labels for it."""
-    study, rows = run.study, run.labeled
+    study, rows, ledger = run.study, run.labeled, run.ledger
     evidence = Evidence.none() if needless(run, "pilot") else gather_evidence(run)
+    spent = spent_by_pilots(ledger) if evidence.laws else set()
     decision, document = decide(
         study,
         {name: fit for name, (fit, _) in evidence.laws.items()},
         rows=rows,
         unlabeled=run.n_unlabeled,
-        spent=len(spent_by_pilots(run.ledger)) if evidence.laws else 0,
+        spent=rows.take(np.flatnonzero([name in spent for name in rows.ids])),
         predictions=run.labeled_predictions,
         zero_shot=evidence.zero_shot,
         compute=evidence.compute,
@@ -142,7 +143,6 @@ def allocate(run: Run) -> dict[str, Any]:
     run.storage.delete("scaling_law.json")
     if evidence.laws:
         run.storage.write_json(law_document(evidence, document["candidate"]), "scaling_law.json")
-    ledger = run.ledger
     plan_fits(decision, rows, study, ledger)
     ledger.save(run.storage)
     run.storage.write_json(document, "allocation.json")

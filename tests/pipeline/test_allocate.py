@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from ftrect_ray.allocation import Compute, LawFit, fit_scaling_law
 from ftrect_ray.errors import StatisticalRefusal
-from ftrect_ray.estimators import classical_logistic, classical_ols
+from ftrect_ray.estimators import classical_logistic, classical_ols, mean
 from ftrect_ray.estimators.result import normal_quantile
 from ftrect_ray.finetune.spec import Rows
 from ftrect_ray.pipeline.allocate import decide
@@ -32,7 +34,9 @@ def designs(rows: Rows, kind: str, objective: str, law: float, predictions: np.n
     target = f"target={{kind: {kind}, features: [age, z], coefficient: age}}"
     study = parse_study(TEXT, [target, f"objective={objective}"])
     fit, _ = fit_law([50, 100, 200], [law * 1.02, law * 1.01, law], N, 1)
-    return decide(study, {"": fit}, rows=rows, unlabeled=100_000, spent=200, predictions=predictions)[1]
+    return decide(
+        study, {"": fit}, rows=rows, unlabeled=100_000, spent=rows.take(np.arange(200)), predictions=predictions
+    )[1]
 
 
 def row(document: dict, name: str) -> dict:
@@ -58,10 +62,36 @@ def test_given_predictions_are_weighed_in_the_same_unit() -> None:
     rows = budget()
     predictions = rows.answers + np.random.default_rng(4).normal(size=N) * 0.3
     document = designs(rows, "ols", "coefficient", 1e9, predictions)
-    left = classical_ols(rows.features, rows.answers - predictions).std_error[1] ** 2  # w (Y − f), less x'Δ
-    expected = left + (document["variance"] - N * left) / 100_000
-    assert row(document, "rectify-only")["variance"] == pytest.approx(expected, rel=1e-6)
+    scaled = [rows.answers - lam * predictions for lam in np.linspace(0, 1, 401)]
+    left = min(classical_ols(rows.features, residual).std_error[1] ** 2 for residual in scaled)  # w (Y − λf), less x'Δ
+    expected = left + (document["variance"] - N * left) / (N + 100_000)
+    assert row(document, "rectify-only")["variance"] == pytest.approx(expected, rel=1e-4)
     assert document["chosen"] == "rectify-only"
+
+
+@pytest.mark.parametrize(("scale", "level"), [(1.0, 0.0), (4.0, 0.0), (0.2, 10.0)])
+def test_given_predictions_are_priced_at_the_weight_that_they_get(scale: float, level: float) -> None:
+    """However spread and wherever: their order is what the tuned estimate uses, up to its largest λ of 1."""
+    rng, rows = np.random.default_rng(5), plain()
+    signal = 0.7 * rows.answers + np.sqrt(1 - 0.7**2) * rng.normal(size=N)
+    f = level + scale * signal
+    unlabeled = level + scale * rng.normal(size=100_000)
+    study, arguments = parse_study(TEXT), {"rows": rows, "unlabeled": 100_000, "spent": rows.take(np.arange(200))}
+    _, document = decide(study, {"": POOR}, predictions=f, **arguments)
+    realised = mean(rows.answers, f, unlabeled)
+    assert row(document, "rectify-only")["std_error"] == pytest.approx(realised.std_error, rel=0.02)
+
+
+@pytest.mark.parametrize("design", ["split", "recycle"])
+def test_labels_that_rectify_do_not_size_the_split(design: str) -> None:
+    rows, spent = plain(), plain().take(np.arange(60))
+    others = replace(rows, answers=np.where(np.arange(N) < 60, rows.answers, 3 * rows.answers + 1))
+    study = parse_study(TEXT, [f"design={design}"])
+    made = [
+        decide(study, {"": GOOD}, rows=one, unlabeled=2000, spent=spent, predictions=None)[0] for one in (rows, others)
+    ]
+    assert made[0] == made[1]
+    assert 60 < made[0].n_finetune < 200
 
 
 def test_all_coefficients_together() -> None:
@@ -100,7 +130,15 @@ def chosen(
     text: str, laws: dict[str, LawFit], *overrides: str, zero_shot: dict[str, float] | None = None
 ) -> tuple[Decision, dict]:
     study = parse_study(text, list(overrides))
-    return decide(study, laws, rows=plain(), unlabeled=100_000, spent=200, predictions=None, zero_shot=zero_shot)
+    return decide(
+        study,
+        laws,
+        rows=plain(),
+        unlabeled=100_000,
+        spent=plain().take(np.arange(200)),
+        predictions=None,
+        zero_shot=zero_shot,
+    )
 
 
 GOOD, POOR = law(3.0, 0.6, 0.1), law(2.0, 0.3, 0.4)
@@ -155,8 +193,8 @@ def test_given_predictions_that_are_better_than_the_untrained_model_are_rectifie
     study, rows = parse_study(CANDIDATES), plain()
     given = rows.answers + np.random.default_rng(4).normal(size=N) * 0.1
     decision, _ = decide(
-        study, {"mini": POOR, "llm": POOR}, rows=rows, unlabeled=100_000, spent=200, predictions=given,
-        zero_shot={"llm": 0.2},
+        study, {"mini": POOR, "llm": POOR}, rows=rows, unlabeled=100_000, spent=rows.take(np.arange(200)),
+        predictions=given, zero_shot={"llm": 0.2},
     )  # fmt: skip
     assert decision == Decision("rectify-only")
 
@@ -184,7 +222,7 @@ def test_a_candidate_that_could_not_be_measured_is_named() -> None:
 
 def test_equal_answers_need_no_model() -> None:
     rows = Rows(tuple(map(str, range(N))), ("",) * N, np.ones(N))
-    arguments = {"rows": rows, "unlabeled": 10, "spent": 200, "predictions": None}
+    arguments = {"rows": rows, "unlabeled": 10, "spent": rows.take(np.arange(200)), "predictions": None}
     decision, document = decide(parse_study(CANDIDATES), {"mini": POOR, "llm": GOOD}, **arguments)
     assert (decision, document["designs"]) == (Decision("classical"), [])
     with pytest.raises(StatisticalRefusal, match="cannot be sized: all answers are equal"):

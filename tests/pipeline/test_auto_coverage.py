@@ -92,7 +92,8 @@ def replicate(study: Study, scheme: str, rng: np.random.Generator, signal: np.nd
     untrained = np.concatenate([[0.7], 0.5 * signal[:8]])  # a model that no label has shaped
     zero_shot = {"late": float(np.var(y - predict(untrained, x), ddof=1))} if study is SEVERAL else {}
     rows = Rows(tuple(map(str, range(N))), ("",) * N, y)
-    spent = N // 4 + SIZES[-1] if scheme == "shared" else N
+    draws = pilot_draws(N, SIZES, 2, scheme, N // 4, 5, seed)
+    spent = rows.take(np.unique(np.concatenate([part for draw in draws for part in (draw.own, draw.measure)])))
     decision, _ = decide(study, laws, rows=rows, unlabeled=M, spent=spent, predictions=None, zero_shot=zero_shot)
     intervals = [
         estimate.interval for estimate in (estimate_of(decision, x, y, unlabeled, untrained, seed), classical_mean(y))
