@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from ftrect_ray.evaluation.designs import PilotRule
 from ftrect_ray.evaluation.driver import evaluate
 from ftrect_ray.evaluation.presets import PROMPTS, preset
 from ftrect_ray.evaluation.spec import EvaluationSpec, Lane, default_designs
@@ -34,8 +35,8 @@ REPLICATIONS = {"fast": 1000, "finetune": 30}
 FINETUNE_DESIGNS = ("mean", "crossfit-2", "auto")
 #: Of the slow lane: unlabelled texts for each label, since each fine-tune predicts them all.
 TEXTS_PER_LABEL = 8
-#: Of the slow lane's planner: what a study allows it unless told otherwise.
-MAX_FINETUNES = 2
+#: Of the planner. Two is what a study allows it unless told otherwise.
+MAX_FINETUNES = {"fast": 5, "finetune": 2}
 #: What the fast lane replays with the mean square too: FTR's rows. With a free intercept both are one (FTR, Remark 1).
 WITH_MSE = frozenset({"split-10", "split-20", "split-30", "split-40", "crossfit-2", "crossfit-5"})
 #: Rotations that the fast lane leaves out: they cost half its time, and lie between the others.
@@ -135,10 +136,10 @@ def measured(case: Case, options: argparse.Namespace) -> dict[str, Any]:
             "model": Model(),
             "candidates": {name: MODELS[case.lane][name](case.data) for name in options.models.split(",")},
             "training": Training(workers=1),
-            "pilots": None if fast else PILOTS,
+            "pilots": PILOTS,
         }
-        | ({} if fast else {"max_finetunes": MAX_FINETUNES})
     )
+    further |= {"pilots": PilotRule() if fast else None, "max_finetunes": MAX_FINETUNES[case.lane]}
     further |= {"budgets": case.budgets, "target_rows": options.rows or further["target_rows"]}
     every = default_designs(study, case.budgets, "fast", further["untrained"])
     designs = tuple(name for name in every if name not in LEFT_OUT) if fast else FINETUNE_DESIGNS

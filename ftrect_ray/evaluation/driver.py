@@ -18,6 +18,7 @@ from ftrect_ray.evaluation.population import Population, load_population
 from ftrect_ray.evaluation.records import Records
 from ftrect_ray.evaluation.replaying import Unit, World, replay, units
 from ftrect_ray.evaluation.spec import Candidate, EvaluationSpec, refuse_other
+from ftrect_ray.evaluation.summary import AUTO
 from ftrect_ray.finetune.untrained import asked
 from ftrect_ray.layout import Demand, Resources, check_feasible
 from ftrect_ray.pipeline.check import check_models
@@ -189,9 +190,14 @@ def _world(
                 progress.add(len(texts))
         return shards.read()
 
+    def answers(model: Model) -> np.ndarray:
+        return of_texts("answers", asked(model))[:, 0]
+
+    own = [answers(candidate.model)] if candidate.model.has_answers and AUTO in spec.designs else []
+    given = [] if population.zero_shot is None else [population.zero_shot]
     zero_shot, prompted = population.zero_shot, candidate.model if candidate.model.has_answers else spec.untrained
     if zero_shot is None and prompted is not None and NEEDS_ZERO_SHOT & set(spec.designs):
-        zero_shot = of_texts("answers", asked(prompted))[:, 0]
+        zero_shot = answers(prompted)
     fast, rows = spec.lane == "fast", population.rows
     return World(
         spec=spec,
@@ -200,6 +206,7 @@ def _world(
         rows=None if fast else rows,
         features=of_texts("features", candidate.model) if fast else None,
         zero_shot=zero_shot,
+        existing=(*given, *own),
         work=storage.url("work"),
     )
 

@@ -53,7 +53,7 @@ def write_outcome(
 
 
 def settings(spec: EvaluationSpec) -> str:
-    """What was asked for, as YAML text, and the pilots as they were replayed, also where the study names none."""
+    """What was asked for, as YAML text, with the pilots as they were replayed."""
     asked = {
         "lane": spec.lane,
         "replications": spec.replications,
@@ -63,7 +63,7 @@ def settings(spec: EvaluationSpec) -> str:
         "texts": spec.texts,
         "target_rows": spec.target_rows,
         "distinct": spec.distinct,
-        "max_finetunes": spec.max_finetunes,
+        "max_finetunes": spec.finetunes_allowed,
         "pilots": {budget: _pilots(spec, budget) for budget in spec.budgets},
     }
     study = spec.study.model_dump(mode="json", exclude={"pilots", "max_finetunes"})

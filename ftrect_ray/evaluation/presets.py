@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ftrect_ray.errors import InputError
+from ftrect_ray.evaluation.designs import PilotRule
 from ftrect_ray.study import Model, Options, Study
 from ftrect_ray.study_file import parse_study
 
@@ -24,6 +25,8 @@ class Preset:
     study : str
         YAML; ``{table}`` stands for the file's name in quotes.
     needs_table : bool
+    pilots : PilotRule or None
+        Where the study names none.
     notes : tuple of str
         What a reader of the page should know.
     """
@@ -34,6 +37,7 @@ class Preset:
     budgets: tuple[int, ...] = (300, 500, 700, 1000)
     distinct: bool = False
     target_rows: int | None = None
+    pilots: PilotRule | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -75,6 +79,7 @@ model:
   lora: {{rank: 8, alpha: 16, dropout: 0.05, targets: all-linear}}
   pooling: last
   max_tokens: 192
+max_finetunes: 5
 pilots: {{scheme: ramp-up, sizes: [{", ".join(str(size) for size in range(50, 701, 50))}], seeds: 1}}
 training:
   workers: 1
@@ -91,9 +96,11 @@ training:
     "vader": Preset(
         description="23,703 short texts and how positive people found them: the data of the default study",
         needs_table=False,
+        pilots=PilotRule(),
         study="""\
 study: vader-valence
 data: {source: vader, text: text, label: rating, id: id, scale: [-4, 4]}
+max_finetunes: 5
 """,
     ),
 }
@@ -116,4 +123,5 @@ def preset(name: str, table: str | None, overrides: Sequence[str]) -> tuple[Stud
     study = parse_study(text, overrides, where=f"preset {name}")
     untrained = Model(name="smollm2", max_tokens=192, options=PROMPTS[name])
     settings = {"distinct": chosen.distinct, "target_rows": chosen.target_rows, "notes": chosen.notes}
-    return study, settings | {"budgets": chosen.budgets, "untrained": untrained}
+    pilots = None if "pilots" in study.model_fields_set else chosen.pilots
+    return study, settings | {"budgets": chosen.budgets, "untrained": untrained, "pilots": pilots}

@@ -55,7 +55,9 @@ class World:
     features : np.ndarray or None
         float (N, p), of the frozen backbone: the fast lane.
     zero_shot : np.ndarray or None
-        float64 (N,), predictions of a model that saw no label.
+        float64 (N,), predictions of a model that saw no label: what PPI rectifies.
+    existing : tuple of np.ndarray
+        Those that ``auto`` may rectify, as a study of the candidate would have them.
     work : str
         Path or URI of the folder where fine-tunes leave what they computed.
     """
@@ -66,6 +68,7 @@ class World:
     rows: Rows | None
     features: np.ndarray | None
     zero_shot: np.ndarray | None
+    existing: tuple[np.ndarray, ...]
     work: str
 
 
@@ -120,8 +123,9 @@ def _draw(unit: Unit, world: World, number: int) -> Replication:
         seed=replication_seed(unit.budget, seed, number),
         alpha=spec.study.alpha,
         zero_shot=None if world.zero_shot is None else world.zero_shot[kept],
+        existing=tuple(given[kept] for given in world.existing),
         pilots=spec.pilot_rule(unit.budget),
-        max_finetunes=spec.max_finetunes,
+        max_finetunes=spec.finetunes_allowed,
     )
 
 

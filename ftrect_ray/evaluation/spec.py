@@ -22,8 +22,6 @@ FINETUNE_DESIGNS = (
 )  # fmt: skip
 #: Design that every other is compared with, replication by replication; it is always replayed.
 CLASSICAL = "mean"
-#: Fine-tunes that ``auto`` may choose where the study does not say.
-MAX_FINETUNES = 5
 #: Raised by one when records of an older program must not be mixed with new ones.
 FORMAT = 1
 
@@ -68,6 +66,10 @@ class EvaluationSpec:
     untrained : Model, optional
         Its answers to its prompt, without any training, are what is rectified by the designs that fine-tune nothing;
         default the table's column of predictions, or the candidate where it has a prompt itself.
+    pilots : PilotRule, optional
+        How ``auto`` and the ramp-up designs measure; default as the study says.
+    max_finetunes : int, optional
+        What ``auto`` may choose; default as the study says.
     notes : tuple of str
         Remarks for the page.
     """
@@ -82,6 +84,8 @@ class EvaluationSpec:
     target_rows: int | None = None
     distinct: bool = False
     untrained: Model | None = None
+    pilots: PilotRule | None = None
+    max_finetunes: int | None = None
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -103,23 +107,23 @@ class EvaluationSpec:
         }
 
     @property
-    def max_finetunes(self) -> int:
-        """What ``auto`` may choose: as the study says where it says so."""
-        return self.study.max_finetunes if "max_finetunes" in self.study.model_fields_set else MAX_FINETUNES
+    def finetunes_allowed(self) -> int:
+        """What ``auto`` may choose."""
+        return self.study.max_finetunes if self.max_finetunes is None else self.max_finetunes
 
     def pilot_rule(self, budget: int) -> PilotRule:
-        """How pilots spend ``budget`` labels: as the study says where it says so."""
-        pilots, rule = self.study.pilots, PilotRule()
-        if pilots is None or "pilots" not in self.study.model_fields_set:
-            return rule
+        """How pilots spend ``budget`` labels."""
+        pilots = self.study.pilots
+        if self.pilots is not None or pilots is None:
+            return self.pilots or PilotRule()
         sizes = tuple(pilots.sizes)
         return PilotRule(
             scheme=pilots.scheme,
             sizes=sizes,
-            ramp=sizes if pilots.scheme == "ramp-up" else rule.ramp,
+            ramp=sizes if pilots.scheme == "ramp-up" else None,
             seeds=pilots.seeds,
             folds=pilots.folds,
-            validation=rule.validation if pilots.validation is None else pilots.validation / budget,
+            validation=(pilots.validation or budget // 4) / budget,
         )
 
     @property
@@ -165,7 +169,7 @@ class EvaluationSpec:
             "seed": self.study.seed,
             "alpha": self.study.alpha,
             "pilots": digest(asdict(self.pilot_rule(100))),
-            "max_finetunes": self.max_finetunes,
+            "max_finetunes": self.finetunes_allowed,
             "untrained": None if self.untrained is None else digest(self.untrained.model_dump()),
             "lane": self.lane,
             "texts": self.texts,

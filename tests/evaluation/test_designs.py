@@ -192,8 +192,12 @@ def test_auto_says_what_it_chose_and_how_long_the_interval_would_be(table):
     noise = np.random.default_rng(2).normal(size=(N, 12)).astype(np.float32)
     lost = DESIGNS["auto"](replication(table, FrozenLearner(noise, y), zero_shot=None))
     assert lost.std_error <= 1.02 * classical_mean(replication(table).y).std_error
-    oracle = DESIGNS["auto"](replication(table, FrozenLearner(noise, y), zero_shot=y + 0.1 * noise[:, 0]))
+    guesses = 9 + 3 * (y + 0.1 * noise[:, 0]), noise[:, 1]  # of a wrong level and scale, and void
+    oracle = DESIGNS["auto"](replication(table, FrozenLearner(noise, y), zero_shot=None, existing=guesses))
     assert (oracle.chosen, oracle.finetunes) == ("rectify-only", 0)
+    assert oracle.std_error < 0.4 * lost.std_error
+    others = DESIGNS["auto"](replication(table, FrozenLearner(noise, y), zero_shot=guesses[0]))
+    assert others.chosen == lost.chosen  # what PPI rectifies may be another model's, and is no study's of this one
     assert DESIGNS["auto"](replication(table, zero_shot=None, max_finetunes=0)).chosen == "classical"
     equal = DESIGNS["auto"](replication((x, np.full(N, 3.0)), zero_shot=None))
     assert (equal.chosen, equal.std_error) == ("classical", 0.0)

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from ftrect_ray.cli import main
-from ftrect_ray.evaluation.designs import DESIGNS, NEEDS_ZERO_SHOT
+from ftrect_ray.evaluation.designs import DESIGNS, NEEDS_ZERO_SHOT, PilotRule
 from ftrect_ray.evaluation.driver import EVALUATION, check
 from ftrect_ray.evaluation.presets import PRESETS, preset
 from ftrect_ray.evaluation.replaying import units
 from ftrect_ray.evaluation.spec import EvaluationSpec, default_designs
+from ftrect_ray.finetune.pilot_plan import validation_rows
 from ftrect_ray.study_file import load_study
 
 
@@ -170,4 +171,18 @@ def test_the_wine_preset_is_the_authors_protocol() -> None:
 @pytest.mark.parametrize(("words", "most"), [([], 5), (["max_finetunes=2"], 2), (["max_finetunes=8"], 8)])
 def test_the_planner_chooses_what_the_study_allows_it(words: list[str], most: int) -> None:
     study, _ = preset("vader", None, words)
-    assert EvaluationSpec(study, replications=2, budgets=(100,), designs=("auto",)).max_finetunes == most
+    assert EvaluationSpec(study, replications=2, budgets=(100,), designs=("auto",)).finetunes_allowed == most
+
+
+def test_auto_measures_as_the_study_does(study: Path) -> None:
+    """A study that names no pilots has those of ``ftrect run``, and so many rows measure them."""
+    spec = EvaluationSpec(load_study(study), 10, (310,), ("auto",))
+    rule, pilots = spec.pilot_rule(310), spec.study.pilots
+    assert pilots is not None
+    assert (rule.scheme, rule.sizes, rule.seeds) == (pilots.scheme, tuple(pilots.sizes), pilots.seeds)
+    assert round(rule.validation * 310) == validation_rows(pilots.model_copy(update={"sizes": [50]}), 310)
+    assert spec.finetunes_allowed == spec.study.max_finetunes
+    vader, further = preset("vader", None, ())
+    whole = EvaluationSpec(vader, 10, (310,), ("auto",), pilots=further["pilots"])
+    assert whole.pilot_rule(310) == PilotRule()
+    assert preset("vader", None, ["pilots.seeds=3"])[1]["pilots"] is None

@@ -22,7 +22,7 @@ from ftrect_ray.finetune.pilot_plan import MIN_VALIDATION
 from ftrect_ray.finetune.spec import Rows
 from ftrect_ray.ledger import Use
 from ftrect_ray.pipeline.design import SMALLEST_PART
-from ftrect_ray.pipeline.measured import Measurement, replicates
+from ftrect_ray.pipeline.measured import Measurement, existing_variance, replicates
 
 #: The one model of a split, and how many sizes ``auto`` takes where none are named.
 MODEL, SIZES = "split", 4
@@ -87,11 +87,15 @@ class Pilots:
         """Places of all labels that trained or measured a pilot."""
         return np.unique(np.concatenate([charge.places for charge in self.charges]))
 
+    @property
+    def rows(self) -> Rows:
+        """The budget."""
+        names = tuple(map(str, range(self.replication.n)))
+        return Rows(names, names, self.replication.y)
+
     def fit(self) -> LawFit:
         """The scaling law, its doubt from resampled labels."""
-        replication, own = self.replication, self.measured
-        names = tuple(map(str, range(replication.n)))
-        rows = Rows(names, names, replication.y)
+        replication, own, rows = self.replication, self.measured, self.rows
         redrawn = replicates({"": own}, rows, Influence.of(replication.objective, None, rows), replication.seed)
         return fit_scaling_law(
             [one.size for one in own],
@@ -104,17 +108,24 @@ class Pilots:
     def plan(self) -> Plan:
         """What every design would give."""
         replication = self.replication
-        given = replication.zero_shot
-        untrained = None if given is None else float(np.var(replication.y - given[replication.labeled], ddof=1))
+        y, spent = replication.y, self.spent
+        existing = min(map(self.existing_variance, replication.existing), default=0.0)
         return plan(
             self.fit(),
             labels=replication.n,
             unlabeled=int(np.count_nonzero(replication.unlabeled)),
-            variance=float(np.var(replication.y, ddof=1)),
-            rectify_variance=untrained or None,
+            variance=float(np.var(y, ddof=1)),
+            rectify_variance=existing or None,
             alpha=replication.alpha,
-            spent=len(self.spent),
+            spent=len(spent),
+            spent_variance=float(np.var(y[spent], ddof=1)) or None,
         )
+
+    def existing_variance(self, f: np.ndarray) -> float:
+        """See ``measured.existing_variance``; ``f`` (N,)."""
+        rows, replication = self.rows, self.replication
+        influence = Influence.of(replication.objective, None, rows)
+        return existing_variance(influence, rows, replication.y - f[replication.labeled])
 
 
 def split(replication: Replication, share: float) -> DesignResult:
@@ -150,8 +161,9 @@ def auto(replication: Replication) -> DesignResult:
         "recycle": partial(_sized, pilots=pilots, whole=whole, name="recycle"),
         **{f"crossfit-{k}": crossfit(k) for k in range(2, replication.max_finetunes + 1)},
     }
-    if replication.zero_shot is not None:
-        runs["rectify-only"] = ppi_tuned
+    if replication.existing:
+        best = min(replication.existing, key=pilots.existing_variance)
+        runs["rectify-only"] = lambda of: ppi_tuned(replace(of, zero_shot=best))
     there = {design.name for design in whole.designs}
     chosen = whole.choose(replication.max_finetunes, [name for name in runs if name in there])
     result = runs[chosen.name](replication)

@@ -66,7 +66,9 @@ class Replication:
     alpha : float
         The intervals have level 1 − alpha.
     zero_shot : ndarray (N,) or None
-        Predictions of all rows by a model that saw no label.
+        Predictions of all rows by a model that saw no label: what PPI rectifies.
+    existing : tuple of ndarray (N,)
+        Such predictions that ``auto`` may rectify instead of fine-tuning.
     lam : float, "tuned" or "crossfit"
         λ of rectified estimates, unless a design says which.
     pilots : PilotRule
@@ -81,6 +83,7 @@ class Replication:
     objective: str = "variance"
     alpha: float = 0.05
     zero_shot: np.ndarray | None = None
+    existing: tuple[np.ndarray, ...] = ()
     lam: float | Literal["tuned", "crossfit"] = "tuned"
     pilots: PilotRule = field(default_factory=PilotRule)
     max_finetunes: int = 5
