@@ -3,6 +3,7 @@
 Pure NumPy/SciPy. Source: Wang, Ye & Zhao, arXiv 2511.19486 (FTR), section 4.2 and EC.2; cross-fitting goes beyond it.
 """
 
+from ftrect_ray.allocation.adjustment import adjusted_variances
 from ftrect_ray.allocation.candidates import Choice, choose_model, plan_models
 from ftrect_ray.allocation.costs import Compute, Prices
 from ftrect_ray.allocation.curves import Curve, DrawnLaw, MeasuredCurve
@@ -32,6 +33,7 @@ __all__ = [
     "Prices",
     "ScalingLaw",
     "Split",
+    "adjusted_variances",
     "cheapest",
     "choose_model",
     "draw",

@@ -37,6 +37,7 @@ def plan_models(
     *,
     compute: Mapping[str, Compute] | None = None,
     rectify_variance: Mapping[str, float] | None = None,
+    spent_law: Mapping[str, LawFit] | None = None,
     **arguments: Any,
 ) -> dict[str, Plan]:
     """A plan for each candidate, in the order of ``laws``.
@@ -44,7 +45,7 @@ def plan_models(
     Parameters
     ----------
     laws : mapping of name to law, fit or curve
-    compute, rectify_variance : mapping of name, optional
+    compute, rectify_variance, spent_law : mapping of name, optional
         Of the candidates that have them.
     **arguments
         What the candidates share: see :func:`~ftrect_ray.allocation.planner.plan`.
@@ -56,9 +57,11 @@ def plan_models(
     """
     if not laws:
         raise InputError("'laws' must name at least one candidate; got 0.")
-    costs, given = compute or {}, rectify_variance or {}
+    costs, given, seen = compute or {}, rectify_variance or {}, spent_law or {}
     return {
-        name: plan(law, compute=costs.get(name), rectify_variance=given.get(name), **arguments)
+        name: plan(
+            law, compute=costs.get(name), rectify_variance=given.get(name), spent_law=seen.get(name), **arguments
+        )
         for name, law in laws.items()
     }
 

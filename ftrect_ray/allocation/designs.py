@@ -19,7 +19,7 @@ the point forecast, the search for the best size (an array of sizes) and the dou
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -104,8 +104,8 @@ def rectify_only(setting: Setting, n: int) -> Prediction:
     return Prediction(float(rectified_variance(np.array(setting.rectify_variance), np.array(n), n, setting)))
 
 
-def split(least: int, seen: float | None = None) -> Rule:
-    """s labels train, n − s rectify; the best s ≥ ``least``, by ``seen``: the σ² of labels that will not rectify."""
+def split(least: int, seen: Setting | None = None) -> Rule:
+    """s labels train, n − s rectify; the best s ≥ ``least`` by ``seen``, what labels tell that will not rectify."""
 
     def rule(setting: Setting, n: int) -> Prediction:
         def criterion(given: Setting, residual: Residual, s: np.ndarray) -> np.ndarray:
@@ -116,7 +116,7 @@ def split(least: int, seen: float | None = None) -> Rule:
     return rule
 
 
-def recycle(least: int, seen: float | None = None) -> Rule:
+def recycle(least: int, seen: Setting | None = None) -> Rule:
     """A split whose fine-tuning labels add their classical mean, by inverse variance: 1/(s/σ² + 1/Var_split)."""
 
     def rule(setting: Setting, n: int) -> Prediction:
@@ -207,15 +207,15 @@ def _best(
     setting: Setting,
     n: int,
     least: int,
-    seen: float | None,
+    seen: Setting | None,
     criterion: Callable[[Setting, Residual, np.ndarray], np.ndarray],
 ) -> Prediction:
     """The size that is best by what may choose it, and what it gives."""
     low, high = max(least, setting.least), n - 2
     if low > high:
         return _too_few(n, low)
-    sized = setting if seen is None else replace(setting, sigma2=seen)
-    size = best_whole(lambda s: criterion(sized, setting.curve.variance, s), low, high)
+    sized = seen or setting
+    size = best_whole(lambda s: criterion(sized, sized.curve.variance, s), low, high)
     return _at(setting, partial(criterion, setting), size, (size,), n - size)
 
 

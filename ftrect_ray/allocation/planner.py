@@ -38,6 +38,7 @@ def plan(
     population: Population = "infinite",
     alpha: float = 0.05,
     spent: int = 0,
+    spent_law: ScalingLaw | LawFit | Curve | None = None,
     spent_variance: float | None = None,
     minimum: int = MINIMUM,
     compute: Compute | None = None,
@@ -72,9 +73,10 @@ def plan(
         Labels that pilots trained on or selected with. They may train, but never rectify what they shaped, so
         neither ``split-after-pilots`` nor ``recycle``: there s ≥ ``spent``. The others use them all, since none of
         their models has seen the rows that it rectifies.
+    spent_law : ScalingLaw, LawFit or Curve, optional
     spent_variance : float, optional
-        Var(Y) of the ``spent`` labels alone: the size of ``split-after-pilots`` and ``recycle`` is chosen by it, for
-        other labels rectify there. Default ``variance``.
+        The law, and Var(Y), as the ``spent`` labels alone tell them: the size of ``split-after-pilots`` and ``recycle``
+        is chosen by these, for other labels rectify there. Default ``law`` and ``variance``.
     minimum : int
         Labels below which nothing is fine-tuned.
     compute : Compute, optional
@@ -97,7 +99,7 @@ def plan(
     setting = setting_of(law, unlabeled, variance, rectify_variance, minimum, population)
     if compute is not None and unlabeled is None:
         raise InputError("'unlabeled' is needed with 'compute'.", mend="say how many texts are to be predicted")
-    seen = None if spent_variance is None else positive("spent_variance", spent_variance)
+    seen = setting_of(spent_law or law, unlabeled, spent_variance or variance, None, minimum, population)
     listed = rules(folds, rotations, batches, spent, seen)
     baseline = designs.classical(setting, n).variance
     z = normal_quantile(alpha)
@@ -147,9 +149,9 @@ def setting_of(
 
 
 def rules(
-    folds: Sequence[int], rotations: Sequence[Rotation], batches: int, spent: int = 0, seen: float | None = None
+    folds: Sequence[int], rotations: Sequence[Rotation], batches: int, spent: int = 0, seen: Setting | None = None
 ) -> list[tuple[str, int, Rule]]:
-    """Name, fine-tunes and formula of each design; ``seen`` is the variance of the ``spent`` labels.
+    """Name, fine-tunes and formula of each design; ``seen`` is the setting as ``spent`` labels tell it.
 
     Raises
     ------

@@ -41,6 +41,7 @@ def decide(
     unlabeled: int,
     spent: Rows,
     predictions: np.ndarray | None,
+    spent_laws: Mapping[str, LawFit] | None = None,
     zero_shot: Mapping[str, float] | None = None,
     compute: Mapping[str, Compute] | None = None,
 ) -> tuple[Decision, dict[str, Any]]:
@@ -63,6 +64,8 @@ def decide(
         therefore follows from the answers of ``spent`` alone.
     predictions : np.ndarray or None
         float64 (n,), the table's own predictions of the labelled rows.
+    spent_laws : mapping of candidate to LawFit, optional
+        As ``spent`` alone tells them; default ``laws``.
     zero_shot : mapping of candidate to float, optional
         ν of those that can be asked untrained: see ``measured.existing_variance``.
     compute : mapping of candidate to Compute, optional
@@ -91,6 +94,7 @@ def decide(
             population=study.population if unlabeled else "infinite",
             alpha=study.alpha,
             spent=len(spent),
+            spent_law=spent_laws,
             spent_variance=seen,
         )
     decision, candidate, design = _choose(study, plans, laws, existing)

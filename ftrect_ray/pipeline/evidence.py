@@ -13,7 +13,14 @@ from ftrect_ray.errors import StatisticalRefusal
 from ftrect_ray.finetune.influence import Influence
 from ftrect_ray.finetune.spec import Coefficients
 from ftrect_ray.pipeline.context import Run
-from ftrect_ray.pipeline.measured import existing_variance, measurements, replicates, residuals_of
+from ftrect_ray.pipeline.measured import (
+    adjusted,
+    existing_variance,
+    law_of,
+    measurements,
+    replicates,
+    residuals_of,
+)
 
 #: Points of the curve and its band that the report draws.
 BAND_POINTS = 60
@@ -27,6 +34,9 @@ class Evidence:
     ----------
     laws : mapping of name to (LawFit, dict)
         The fit and its part of ``scaling_law.json``.
+    spent_laws : mapping of name to LawFit
+        From the pilots' variances as they were measured, not adjusted by labels that may rectify: see
+        ``measured.adjusted``.
     zero_shot : mapping of name to float
         ν of the model as it is, on every label.
     compute : mapping of name to Compute
@@ -34,13 +44,14 @@ class Evidence:
     """
 
     laws: Mapping[str, tuple[LawFit, dict[str, Any]]]
+    spent_laws: Mapping[str, LawFit]
     zero_shot: Mapping[str, float]
     compute: Mapping[str, Compute]
 
     @classmethod
     def none(cls) -> Evidence:
         """Of a study without pilots."""
-        return cls({}, {}, {})
+        return cls({}, {}, {}, {})
 
 
 def gather_evidence(run: Run) -> Evidence:
@@ -54,12 +65,13 @@ def gather_evidence(run: Run) -> Evidence:
     study, rows, storage = run.study, run.labeled, run.storage
     pilots = storage.read_table("pilots.parquet").to_pylist()
     residuals = storage.read_table("pilot_residuals.parquet")
-    measured = measurements(pilots, residuals, rows, study)
-    if not measured:
+    raw = measurements(pilots, residuals, rows, study)
+    if not raw:
         raise StatisticalRefusal(
             "no pilot was measured", where="pilots", mend="see pilots.parquet for the reasons, or name a design"
         )
     influence = Influence.of(study.objective, Coefficients.of(study.target, study.objective), rows)
+    measured = adjusted(raw, rows, influence)
     redrawn = replicates(measured, rows, influence, study.seed)
     laws = {
         candidate: fit_law(
@@ -84,7 +96,7 @@ def gather_evidence(run: Run) -> Evidence:
     trained = {name: [row for row in done if row["size"] and row.get("candidate", "") == name] for name in laws}
     frozen = {name for name, contender in study.contenders.items() if contender.model.adapter == "head"}
     compute = {name: compute_of(own, devices, frozen=name in frozen) for name, own in trained.items()}
-    return Evidence(laws, zero_shot, compute)
+    return Evidence(laws, {name: law_of(own, bootstrap=0) for name, own in raw.items()}, zero_shot, compute)
 
 
 def fit_law(

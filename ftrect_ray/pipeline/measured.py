@@ -7,7 +7,7 @@ candidates, and beside it the difference that training makes, as repetitions of 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from scipy.optimize import minimize_scalar
 
-from ftrect_ray.allocation import fit_scaling_law
+from ftrect_ray.allocation import LawFit, adjusted_variances, fit_scaling_law
 from ftrect_ray.finetune.influence import Influence
 from ftrect_ray.finetune.spec import Coefficients, Rows
 from ftrect_ray.study import Study
@@ -109,7 +109,7 @@ def measurements(
         weigh = measure if len(folds) == 1 else rows
         influence = Influence.of(study.objective, Coefficients.of(study.target, study.objective), weigh)
         u = influence.residuals(measure, residual)
-        nu = float(influence.criterion(np.atleast_2d(np.cov(u, rowvar=False))))
+        nu = _criterion(u, influence)
         found[candidate].append(Measurement(size, nested, nu, len(measure), positions, u))
     return {name: measured for name, measured in found.items() if measured}
 
@@ -126,10 +126,46 @@ def residuals_of(residuals: pa.Table, rows: Rows) -> dict[str, tuple[np.ndarray,
     return found
 
 
+def adjusted(
+    measured: Mapping[str, Sequence[Measurement]], rows: Rows, influence: Influence
+) -> dict[str, list[Measurement]]:
+    """Each variance adjusted by what all answers of ``rows`` tell of those that it was measured on.
+
+    See ``allocation.adjusted_variances``; ``influence`` is that of ``rows``. Without it "do not fine-tune" would hang
+    on whether the few rows of V happen to be spread more than the others. Where all rows measure, nothing changes.
+    """
+    whole = _classical(rows, influence)
+    variance = _criterion(whole, influence)
+
+    def adjust(one: Measurement) -> Measurement:
+        there = _criterion(whole[one.positions], influence)
+        if not there:
+            return one
+        return replace(one, variance=float(adjusted_variances(one.variance, there, variance)))
+
+    return {name: [adjust(one) for one in own] for name, own in measured.items()}
+
+
+def law_of(measured: Sequence[Measurement], **settings: Any) -> LawFit:
+    """The scaling law of one candidate; ``settings`` as ``fit_scaling_law`` takes them."""
+    sizes, variances, counts = zip(*((one.size, one.variance, one.count) for one in measured), strict=True)
+    return fit_scaling_law(sizes, variances, counts=counts, **settings)
+
+
+def _classical(rows: Rows, influence: Influence) -> np.ndarray:
+    """u (n, d) of the labels without a model."""
+    return influence.residuals(rows, np.asarray(rows.answers, dtype=np.float64) - influence.fitted)
+
+
+def _criterion(u: np.ndarray, influence: Influence) -> float:
+    """ν of u (n, d), ddof 1."""
+    return float(influence.criterion(np.atleast_2d(np.cov(u, rowvar=False))))
+
+
 def replicates(
     measured: Mapping[str, Sequence[Measurement]], rows: Rows, influence: Influence, seed: int
 ) -> dict[str, np.ndarray]:
-    """Bootstrap versions (B, p) of each candidate's p variances.
+    """Bootstrap versions (B, p) of each candidate's p variances, which are :func:`adjusted`.
 
     Of none whose pilots are too few to tell what training does: without repetitions, no more than the law has
     parameters.
@@ -143,29 +179,40 @@ def replicates(
     rng = np.random.default_rng([seed, 31])
     units, unit = np.unique(np.arange(len(rows)) if rows.clusters is None else rows.clusters, return_inverse=True)
     weights = rng.standard_exponential((REPLICATES, len(units)))[:, unit]
-    found = {}
+    whole, found = _classical(rows, influence), {}
     for candidate, own in measured.items():
         repeated = len({one.nested for one in own}) < len(own)
         if not (repeated or len(own) > PARAMETERS):
             continue
-        redrawn = np.stack([_redrawn(one, weights, influence) for one in own], axis=1)
+        redrawn = np.stack([_redrawn(one, weights, whole, influence) for one in own], axis=1)
         found[candidate] = _with_training_noise(own, redrawn, rng)
     return found
 
 
-def _redrawn(one: Measurement, weights: np.ndarray, influence: Influence) -> np.ndarray:
+def _redrawn(one: Measurement, weights: np.ndarray, whole: np.ndarray, influence: Influence) -> np.ndarray:
     """What ν (B,) may be, from ν* under ``weights`` (B, n) of the rows: ν·(ν/ν*).
 
     As far above what was measured as ν* lies below it: of normal residuals that is (n − 1)s²/χ², and intervals hold
-    the true ν more often than those of ν* itself.
+    the true ν more often than those of ν* itself. ``whole`` (n, d) are the answers' own u, which adjust ν* like ν.
     """
-    u, shares = one.influence, weights[:, one.positions]
-    shares = shares / shares.sum(axis=1, keepdims=True)
-    mean, d = shares @ u, u.shape[1]
-    second = (shares @ (u[:, :, None] * u[:, None, :]).reshape(len(u), d * d)).reshape(-1, d, d)
-    covariance = (second - mean[:, :, None] * mean[:, None, :]) * ((one.count + 1) / (one.count - 1))
-    redrawn = np.maximum(influence.criterion(covariance), 1e-9 * one.variance)
-    return np.asarray(one.variance**2 / redrawn)
+    tiny = 1e-9 * one.variance
+    left, there, answers = (
+        np.maximum(_weighted(u, w, influence), tiny)
+        for u, w in (
+            (one.influence, weights[:, one.positions]),
+            (whole[one.positions], weights[:, one.positions]),
+            (whole, weights),
+        )
+    )
+    return np.asarray(one.variance**2 / adjusted_variances(left, there, answers))
+
+
+def _weighted(u: np.ndarray, weights: np.ndarray, influence: Influence) -> np.ndarray:
+    """ν* (B,) of u (n, d) under weights (B, n) that are exponential draws: on average ν."""
+    shares = weights / weights.sum(axis=1, keepdims=True)
+    (n, d), mean = u.shape, shares @ u
+    second = (shares @ (u[:, :, None] * u[:, None, :]).reshape(n, d * d)).reshape(-1, d, d)
+    return influence.criterion((second - mean[:, :, None] * mean[:, None, :]) * ((n + 1) / (n - 1)))
 
 
 def _with_training_noise(own: Sequence[Measurement], redrawn: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -137,6 +137,7 @@ def allocate(run: Run) -> dict[str, Any]:
         unlabeled=run.n_unlabeled,
         spent=rows.take(np.flatnonzero([name in spent for name in rows.ids])),
         predictions=run.labeled_predictions,
+        spent_laws=evidence.spent_laws,
         zero_shot=evidence.zero_shot,
         compute=evidence.compute,
     )

@@ -73,3 +73,35 @@ def test_cross_fitting_an_unstable_learner_does_not_cover() -> None:
     replications = 3 * REPLICATIONS
     share = covered("crossfit-10", replications, NearestNeighbour, lam=1.0)
     assert share < (1 - ALPHA) - 3 * np.sqrt(ALPHA * (1 - ALPHA) / replications)
+
+
+class Faint:
+    """Predictions that explain ``share`` of the answers' variance, less a little noise, whatever they are fitted to."""
+
+    def __init__(self, answers: np.ndarray, share: float) -> None:
+        self.answers, self.share = answers, share
+
+    def learn(
+        self, own: Sequence[np.ndarray], seeds: Sequence[int], objective: str, where: np.ndarray | None = None
+    ) -> np.ndarray:
+        columns, spread = [], np.sqrt(self.share * (1 - self.share) + 0.02)
+        for rows, seed in zip(own, seeds, strict=True):
+            noise = np.random.default_rng([seed, len(rows)]).normal(size=len(self.answers))
+            columns.append(self.share * self.answers + spread * noise)
+        return np.stack(columns, axis=1)
+
+
+@pytest.mark.parametrize("scheme", ["shared", "cross-fitted"])
+def test_do_not_fine_tune_is_told_from_luck(scheme: str) -> None:
+    """Pilots of which 150 or 600 labels measure; a model that explains nothing, and one that explains a sixth."""
+    rule = PilotRule(scheme=scheme, sizes=(50, 100, 300), seeds=2, validation=0.25)
+    kept = {0.0: 0, 1 / 6: 0}
+    for share in kept:
+        for seed in range(60):
+            rng = np.random.default_rng([8, seed])
+            answers, labeled = rng.normal(size=6000), rng.permutation(6000)[:600]
+            learner = SharedFits(Faint(answers, share))
+            drawn = Replication(labeled=labeled, answers=answers, learner=learner, seed=seed, pilots=rule)
+            kept[share] += DESIGNS["auto"](drawn).chosen != "classical"
+    assert kept[0.0] <= 4
+    assert kept[1 / 6] >= 56

@@ -13,7 +13,7 @@ from ftrect_ray.allocation import fit_scaling_law
 from ftrect_ray.allocation.pilot_rows import pilot_draws
 from ftrect_ray.finetune.influence import Influence
 from ftrect_ray.finetune.spec import Coefficients, Rows
-from ftrect_ray.pipeline.measured import Measurement, measurements, replicates
+from ftrect_ray.pipeline.measured import Measurement, adjusted, measurements, replicates
 from ftrect_ray.study import Study
 from ftrect_ray.study_file import parse_study
 
@@ -185,6 +185,7 @@ def test_a_law_is_as_doubtful_as_it_says(scheme: str, sizes: tuple[int, ...]) ->
             positions, u = (np.concatenate([fold[i] for fold in folds]) for i in (0, 1))
             consumed = float(np.mean([fold[2] for fold in folds]))
             own.append(Measurement(consumed, size, float(np.var(u, ddof=1)), len(u), positions, u[:, None]))
+        own = adjusted({"": own}, budget, mean(budget))[""]
         fit = fit_scaling_law(
             [one.size for one in own],
             [one.variance for one in own],

@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from ftrect_ray.allocation import LawFit, Plan, fit_scaling_law, plan
+from ftrect_ray.allocation import LawFit, Plan, plan
 from ftrect_ray.allocation.pilot_rows import FOLDED, PilotDraw, Scheme, largest_size, pilot_draws
 from ftrect_ray.allocation.ramp_up import next_size
 from ftrect_ray.errors import StatisticalRefusal
@@ -22,7 +22,7 @@ from ftrect_ray.finetune.pilot_plan import MIN_VALIDATION
 from ftrect_ray.finetune.spec import Rows
 from ftrect_ray.ledger import Use
 from ftrect_ray.pipeline.design import SMALLEST_PART
-from ftrect_ray.pipeline.measured import Measurement, existing_variance, replicates
+from ftrect_ray.pipeline.measured import Measurement, adjusted, existing_variance, law_of, replicates
 
 #: The one model of a split, and how many sizes ``auto`` takes where none are named.
 MODEL, SIZES = "split", 4
@@ -95,15 +95,11 @@ class Pilots:
 
     def fit(self) -> LawFit:
         """The scaling law, its doubt from resampled labels."""
-        replication, own, rows = self.replication, self.measured, self.rows
-        redrawn = replicates({"": own}, rows, Influence.of(replication.objective, None, rows), replication.seed)
-        return fit_scaling_law(
-            [one.size for one in own],
-            [one.variance for one in own],
-            counts=[one.count for one in own],
-            replicates=redrawn.get(""),
-            seed=replication.seed,
-        )
+        replication, rows = self.replication, self.rows
+        influence = Influence.of(replication.objective, None, rows)
+        own = adjusted({"": self.measured}, rows, influence)
+        redrawn = replicates(own, rows, influence, replication.seed)
+        return law_of(own[""], replicates=redrawn.get(""), seed=replication.seed)
 
     def plan(self) -> Plan:
         """What every design would give."""
@@ -118,6 +114,7 @@ class Pilots:
             rectify_variance=existing or None,
             alpha=replication.alpha,
             spent=len(spent),
+            spent_law=law_of(self.measured, bootstrap=0),
             spent_variance=float(np.var(y[spent], ddof=1)) or None,
         )
 
