@@ -63,10 +63,10 @@ def saved(rows: Sequence[TableRow], width: float) -> Figure:
     return _draw(rows, scale, width)
 
 
-def coverage(rows: Sequence[TableRow], width: float, alpha: float, replications: int) -> Figure:
-    """Coverage of the intervals, with the range of honest ones."""
+def coverage(rows: Sequence[TableRow], width: float, alpha: float) -> Figure:
+    """Coverage of the intervals, with the widest range that an honest one of them has."""
     nominal = 1 - alpha
-    off = FAR * (nominal * alpha / replications) ** 0.5
+    off = FAR * max(_values([row for row in rows if _values([row], "saved")], "coverage_honest"))
     values = _values(rows, "coverage")
     low = max(min([nominal - 2 * off, *values]) - 0.01, nominal - 0.12)
     high = min(1.0, max([nominal + off, *values]) + 0.01)

@@ -93,12 +93,12 @@ def build_page(document: dict[str, Any], settings: str) -> tuple[str, dict[str, 
 
 
 def _pictures(rows: Sequence[TableRow], document: dict[str, Any], model: str) -> dict[str, Picture]:
-    alpha, replications = document["alpha"], document["replications"]
+    alpha = document["alpha"]
     drawings: dict[str, tuple[str, Callable[[float], Figure]]] = {
         "saved": ("Labels that each design saved, by budget.", lambda width: figures.saved(rows, width)),
         "coverage": (
             "Share of intervals that held the truth, by design and budget.",
-            lambda width: figures.coverage(rows, width, alpha, replications),
+            lambda width: figures.coverage(rows, width, alpha),
         ),
     }
     if any(words.is_number(found.get("predicted_ratio")) for row in rows for found in row.by_budget.values()):

@@ -94,7 +94,8 @@ def summarise(spec: EvaluationSpec, population: Population, records: pa.Table) -
     list of dict
         ``model``, ``objective``, ``budget``, ``design``; ``replications`` with an estimate and ``unavailable`` ones
         with the commonest ``reason``; mean ``n_finetune``, ``finetunes`` and ``pilots``; ``bias``, ``rmse``, ``mae``;
-        ``coverage``, ``coverage_off`` (from 1 − alpha, in Monte-Carlo errors of honest intervals); ``table_coverage``
+        ``coverage``, ``coverage_honest`` (the Monte-Carlo error that honest intervals would have) and ``coverage_off``
+        (its distance from 1 − alpha in such errors); ``table_coverage``
         against the table's own mean, with Wilson's ``table_coverage_low`` and ``_high``; ``length_ratio`` to the sample
         mean's interval;
         ``saved`` labels by estimated variance, ``saved_mse`` by realised errors; ``effective_labels``;
@@ -215,6 +216,7 @@ def _row(
     coverage = mc.coverage(low, high, truth, spread)
     share = 0.0 if one.design == UNRECTIFIED else min(spread**2 / max(float(variance.mean()), 1e-300), LARGEST_SHARE)
     hits = int(((low <= truth) & (truth <= high)).sum())
+    honest = mc.honest_coverage_error(alpha, share, len(error))
     wilson = mc.wilson(hits, len(error), alpha)
     row |= {
         "n_finetune": float(one.n_finetune[both].mean()),
@@ -224,7 +226,8 @@ def _row(
         **_numbers("rmse", mc.root_mean_square(error, spread)),
         **_numbers("mae", mc.mean_absolute(error, spread)),
         **_numbers("coverage", coverage),
-        "coverage_off": (coverage.value - (1 - alpha)) / mc.honest_coverage_error(alpha, share, len(error)),
+        "coverage_honest": honest,
+        "coverage_off": (coverage.value - (1 - alpha)) / honest,
         **_numbers("table_coverage", mc.coverage(low, high, truth)),
         "table_coverage_low": wilson[0],
         "table_coverage_high": wilson[1],
