@@ -27,6 +27,7 @@ from ftrect_ray.evaluation.presets import PROMPTS, preset
 from ftrect_ray.evaluation.spec import EvaluationSpec, Lane, default_designs
 from ftrect_ray.evaluation.summary import ANY, AUTO
 from ftrect_ray.evaluation.titles import table_rows
+from ftrect_ray.storage import RunStorage
 from ftrect_ray.study import Candidate, Model, Pilots, Training
 
 BUDGETS = {"fast": (300, 500, 700, 1000), "finetune": (300, 1000)}
@@ -106,7 +107,7 @@ def main() -> int:
     for case in () if options.table_only else cases(options):
         print(case.name, flush=True)
         done[case.name] = {"data": case.data, "lane": case.lane, **measured(case, options)}
-        record.write_text(json.dumps(done, indent=1) + "\n")
+        RunStorage.open(options.output).write_json(done, record.name)
         (options.output / "savings.md").write_text(table(done))
     (options.output / "savings.md").write_text(table(done))
     return 0

@@ -104,7 +104,7 @@ def questions() -> dict[str, Callable[[], object]]:
         "law, 12 pilots, 400 draws": lambda: fit_scaling_law(SIZES, variances, counts=[100] * len(SIZES)),
         "s* with its interval": lambda: s_star_interval(fit, 500),
         "ramp-up: the next size": lambda: next_size([50, 75, 100, 150, 200, 300], measured, 100, 500),
-        "plan of 17 designs, with intervals": lambda: plan(fit, labels=500, **costs, **shared).choose(),
+        "plan of every design, with intervals": lambda: plan(fit, labels=500, **costs, **shared).choose(),
         "the same of 3 models": lambda: plan_models(
             dict.fromkeys("abc", fit), labels=500, prices=prices, unlabeled=14_500, variance=9.57
         ),
