@@ -42,7 +42,9 @@ def _allocation() -> tuple[dict[str, Any], dict[str, Any]]:
     fit, law = fit_law(sizes, measured, 600, seed=7)
     answers = np.resize([-1.0, 1.0], 600) * (2.705 * 599 / 600) ** 0.5  # Var Y = 2.705
     rows, study = Rows(tuple(map(str, range(600))), ("",) * 600, answers), parse_study(STUDY)
-    return law, decide(study, {"": fit}, rows=rows, unlabeled=23_103, spent=350, predictions=None)[1]
+    return law, decide(
+        study, {"": fit}, rows=rows, unlabeled=23_103, spent=rows.take(np.arange(350)), predictions=None
+    )[1]
 
 
 def _ledger() -> list[dict[str, Any]]:

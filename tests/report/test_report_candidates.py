@@ -39,12 +39,13 @@ def compared(make: Make, llm: np.ndarray, status: str) -> ReportInputs:
         laws[name] = fit_law(SIZES, variances, 600, 7, counts=[50, 50, 100, 100, 200, 200], replicates=replicates)
     assert laws["llm"][0].status == status
     compute = {"mini": Compute(0.1, 0.001), "llm": Compute(2.0, 0.05)}
-    evidence = Evidence(laws, {}, compute)
+    evidence = Evidence(laws, {}, {}, compute)
     answers = np.resize([-1.0, 1.0], 600) * (2.705 * 599 / 600) ** 0.5
     rows = Rows(tuple(map(str, range(600))), ("",) * 600, answers)
     fits = {name: fit for name, (fit, _) in laws.items()}
+    spent = rows.take(np.arange(200))
     _, allocation = decide(
-        study, fits, rows=rows, unlabeled=23_103, spent=200, predictions=None, compute=compute, zero_shot={"llm": 2.6}
+        study, fits, rows=rows, unlabeled=23_103, spent=spent, predictions=None, compute=compute, zero_shot={"llm": 2.6}
     )
     pilots: list[dict[str, Any]] = [
         {"name": f"pilot-{name}-s{size:g}", "candidate": name, "size": size, "seed": 0, "residual_variance": value,
@@ -106,7 +107,9 @@ def test_a_refusal_to_fine_tune_reaches_the_page(make_inputs: Make) -> None:
     study = parse_study(STUDY.replace("candidates: ", "# "))
     rows = Rows(tuple(map(str, range(600))), ("",) * 600, np.resize([-1.0, 1.0], 600))
     fit = fit_scaling_law([50, 100, 200], [1.3, 1.2, 1.15])
-    _, allocation = decide(study, {"": fit}, rows=rows, unlabeled=1000, spent=350, predictions=None)
+    _, allocation = decide(
+        study, {"": fit}, rows=rows, unlabeled=1000, spent=rows.take(np.arange(350)), predictions=None
+    )
     assert allocation["chosen"] == "classical"
     assert allocation["reason"].startswith("do not fine-tune: ")
     html, _ = build_report(make_inputs(allocation=allocation))
