@@ -10,10 +10,12 @@ import os
 import platform
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -95,6 +97,7 @@ def _connect(address: str | None, verbose: bool) -> ClusterInfo:
     else:
         options["address"] = _locate(address, origin)
         _probe(options["address"], origin)
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         with nullcontext() if verbose else _deaf_stderr():
             ray.init(**options)
@@ -102,6 +105,9 @@ def _connect(address: str | None, verbose: bool) -> ClusterInfo:
         reason = str(error).strip().splitlines()[0]
         mend = "read the logs under /tmp/ray/session_latest/logs"
         raise EnvironmentFault(f"Ray does not start: {reason}", where=f"address {address}", mend=mend) from error
+    finally:  # Ray takes the signal for itself, also where the program has a handler of its own, and ends with a dump
+        if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)
     return ClusterInfo(ray.get_runtime_context().gcs_address, address == "local", resources())
 
 

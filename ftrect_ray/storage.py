@@ -159,7 +159,8 @@ class RunStorage:
     def read_table(self, *parts: str) -> pa.Table:
         content = self.read_bytes(*parts)
         try:
-            return pq.read_table(pa.BufferReader(content))
+            # Of threads, some outlive the interpreter at its end, and drop ``content`` when it is gone.
+            return pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
         except pa.ArrowInvalid:
             raise InputError(
                 f"{posixpath.join(*parts)!r} is not a Parquet file", where=self.uri, mend="delete it and run again"

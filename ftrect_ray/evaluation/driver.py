@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ftrect_ray.cluster import cluster_session, resources
-from ftrect_ray.errors import EnvironmentFault, FtrectError, InputErrors
+from ftrect_ray.errors import EnvironmentFault, FtrectError, InputError, InputErrors
 from ftrect_ray.evaluation.designs import NEEDS_ZERO_SHOT
 from ftrect_ray.evaluation.features import Pass, Shards, compute
 from ftrect_ray.evaluation.outcome import write_outcome
@@ -92,6 +92,12 @@ def check(spec: EvaluationSpec, location: str) -> Population:
     if problems := check_models(candidate.model for candidate in spec.candidates.values()):
         raise InputErrors(problems)
     storage = RunStorage.open(location)
+    if storage.exists("run.json"):
+        raise InputError(
+            "the folder holds a run, whose report an evaluation would overwrite",
+            where=storage.uri,
+            mend="choose another folder with -o",
+        )
     if storage.exists(EVALUATION):
         refuse_other(storage.read_json(EVALUATION), _described(spec, population, storage), storage.uri)
     return population

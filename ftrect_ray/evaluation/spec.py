@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
+
 from ftrect_ray.errors import InputError, InputErrors, near_match
 from ftrect_ray.evaluation.designs import DESIGNS, NEEDS_ZERO_SHOT, PilotRule, fewest_labels
 from ftrect_ray.evaluation.population import Population
@@ -140,6 +142,8 @@ class EvaluationSpec:
             A budget is not below the number of rows, or allows fewer different draws than there are replications.
         """
         n, problems = len(population), []
+        if np.ptp(population.rows.answers) == 0:
+            problems.append(InputError("all answers are equal: no design can save anything", where="data.label"))
         for budget in self.budgets:
             if budget >= n:
                 problems.append(

@@ -84,6 +84,12 @@ def _open_run(study: Study, location: str, update: bool, address: str | None, ve
     storage = RunStorage.open(location)
     storage.create()
     with storage.lock(), ExitStack() as stack, Meter() as meter:
+        if storage.exists("evaluation.json"):
+            raise InputError(
+                "the folder holds an evaluation, whose page a run would overwrite",
+                where=storage.uri,
+                mend="choose another folder with -o",
+            )
         if storage.exists("study.yaml") and not update:
             refuse_changed(storage, _study_of(storage), study)
         storage.write_bytes(dump_study(study).encode(), "study.yaml")

@@ -85,6 +85,24 @@ def test_killed_grown_or_in_one_go_it_is_the_same(
 
 
 @pytest.mark.ray
+def test_a_terminated_evaluation_says_what_stays(
+    make_study: Callable[..., Path], tiny_bert: Path, tmp_path: Path
+) -> None:
+    place, told = tmp_path / "out", tmp_path / "told"
+    words = ["--replications", "3000", "--budgets", "110", "--designs", "crossfit-5"]
+    with told.open("w") as log:
+        process = subprocess.Popen(command(make_study(tiny_bert), place, *words), stderr=log, stdout=log)
+    deadline = time.monotonic() + 300
+    while not ((place / "work" / "records").is_dir() and any((place / "work" / "records").iterdir())):
+        assert process.poll() is None, told.read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.terminate()
+    assert process.wait(timeout=60) == 143, told.read_text()
+    assert told.read_text().splitlines()[-1] == "interrupted: what is finished stays; the same command continues"
+
+
+@pytest.mark.ray
 def test_the_slow_lane_fine_tunes_and_keeps_every_fit(
     make_study: Callable[..., Path], tiny_bert: Path, tmp_path: Path
 ) -> None:

@@ -102,6 +102,28 @@ def test_a_folder_of_another_evaluation(study: Path, tmp_path: Path, refused: Ca
     assert "data differ" in refused("--set", "data.prediction=null")  # the same file, read otherwise
 
 
+def test_runs_and_evaluations_do_not_share_a_folder(
+    study: Path, tmp_path: Path, refused: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "run.json").write_text("{}")
+    assert "the folder holds a run, whose report an evaluation would overwrite" in refused()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "evaluation.json").write_text("{}")
+    assert main(["run", str(study), "-o", str(tmp_path / "other")]) == 2
+    assert "the folder holds an evaluation, whose page a run would overwrite" in capsys.readouterr().err
+    assert not (tmp_path / "other" / "study.yaml").exists()
+
+
+def test_equal_answers(tmp_path: Path, refused: Callable[..., str]) -> None:
+    table = tmp_path / "equal.csv"
+    table.write_text("text,label\n" + "".join(f"text {i},3\n" for i in range(300)))
+    (tmp_path / "equal.yaml").write_text(
+        f"study: equal\ndata: {{table: {table}, text: text, label: label, id: null}}\n"
+    )
+    assert "all answers are equal" in refused(of=str(tmp_path / "equal.yaml"))
+
+
 def test_a_dry_run_says_what_would_be_replayed(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["evaluate", str(study), "--replications", "7", "--budgets", "100,200", "-o", str(tmp_path / "out")]
     words += ["--designs", "crossfit-2", "--rows", "300", "--objectives", "variance,mse", "--dry-run"]
