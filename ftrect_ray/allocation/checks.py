@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ftrect_ray.errors import InputError
 from ftrect_ray.estimators.validation import shown
+
+Number = TypeVar("Number", int, float)
+
+#: Beyond these, sums and powers of them overflow, and nobody has so many labels, devices or units of money.
+LARGEST, LARGEST_COUNT = 1e100, 10**15
 
 
 def is_number(value: Any) -> bool:
@@ -27,7 +32,7 @@ def positive(name: str, value: Any) -> float:
     """
     if not is_number(value) or value <= 0:
         raise InputError(f"'{name}' must be a number > 0; got {shown(value)}.")
-    return float(value)
+    return at_most(name, float(value), LARGEST)
 
 
 def non_negative(name: str, value: Any) -> float:
@@ -40,7 +45,7 @@ def non_negative(name: str, value: Any) -> float:
     """
     if not is_number(value) or value < 0:
         raise InputError(f"'{name}' must be a number ≥ 0; got {shown(value)}.")
-    return float(value)
+    return at_most(name, float(value), LARGEST)
 
 
 def count(name: str, value: Any, least: int) -> int:
@@ -53,4 +58,17 @@ def count(name: str, value: Any, least: int) -> int:
     """
     if not is_number(value) or value != int(value) or value < least:
         raise InputError(f"'{name}' must be a whole number ≥ {least}; got {shown(value)}.")
-    return int(value)
+    return at_most(name, int(value), LARGEST_COUNT)
+
+
+def at_most(name: str, value: Number, most: float) -> Number:
+    """``value``, where it is not above ``most``.
+
+    Raises
+    ------
+    InputError
+        It is.
+    """
+    if value > most:
+        raise InputError(f"'{name}' must be at most {most:g}; got {shown(value)}.")
+    return value

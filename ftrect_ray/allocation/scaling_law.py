@@ -7,7 +7,10 @@ from typing import Any, overload
 
 import numpy as np
 
-from ftrect_ray.allocation.checks import non_negative, positive
+from ftrect_ray.allocation.checks import at_most, non_negative, positive
+
+#: Of α; published laws have 0.2 to 0.6.
+STEEPEST = 10.0
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,7 @@ class ScalingLaw:
     a : float
         > 0, in squared units of the answer.
     alpha : float
-        > 0, the speed of learning.
+        > 0 and at most 10, the speed of learning.
     b : float
         ≥ 0, the residual variance that no number of labels removes.
 
@@ -41,7 +44,7 @@ class ScalingLaw:
     def __post_init__(self) -> None:
         for name, value in (
             ("a", positive("a", self.a)),
-            ("alpha", positive("alpha", self.alpha)),
+            ("alpha", at_most("alpha", positive("alpha", self.alpha), STEEPEST)),
             ("b", non_negative("b", self.b)),
         ):
             object.__setattr__(self, name, value)
