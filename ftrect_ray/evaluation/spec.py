@@ -24,6 +24,7 @@ FINETUNE_DESIGNS = (
 )  # fmt: skip
 #: Design that every other is compared with, replication by replication; it is always replayed.
 CLASSICAL = "mean"
+MOST_REPLICATIONS = 1_000_000
 #: Raised by one when records of an older program must not be mixed with new ones.
 FORMAT = 1
 
@@ -145,12 +146,12 @@ class EvaluationSpec:
         if np.ptp(population.rows.answers) == 0:
             problems.append(InputError("all answers are equal: no design can save anything", where="data.label"))
         for budget in self.budgets:
-            if budget >= n:
+            if budget > n - 2:
                 problems.append(
                     InputError(
-                        f"a budget of {budget} labels leaves nothing unlabelled: the table has {n} rows",
+                        f"a budget of {budget} labels leaves {max(n - budget, 0)} unlabelled rows: the table has {n}",
                         where="--budgets",
-                        mend=f"budgets must be below {n}",
+                        mend=f"budgets must be at most {n - 2}",
                     )
                 )
             elif n < 64 and math.comb(n, budget) < self.replications:
@@ -247,6 +248,16 @@ def _wrong_numbers(spec: EvaluationSpec) -> list[InputError]:
                 mend="give 2 at least; hundreds tell a coverage from its promise",
             )
         )
+    if spec.replications > MOST_REPLICATIONS:
+        problems.append(
+            InputError(
+                f"{spec.replications} replications are more than {MOST_REPLICATIONS:,}",
+                where="--replications",
+                mend="a thousand tell a coverage to 0.7 points",
+            )
+        )
+    if spec.budgets and min(spec.budgets) < 2:
+        problems.append(InputError(f"a budget must be at least 2 labels; got {min(spec.budgets)}", where="--budgets"))
     if not spec.budgets or list(spec.budgets) != sorted(set(spec.budgets)):
         problems.append(
             InputError(
@@ -268,9 +279,11 @@ def _wrong_numbers(spec: EvaluationSpec) -> list[InputError]:
 
 
 def _wrong_names(spec: EvaluationSpec) -> list[InputError]:
+    if not spec.budgets or min(spec.budgets) < 2:
+        return []
     problems = [*_unknown("--designs", spec.designs, DESIGNS), *_unknown("--objectives", spec.objectives, OBJECTIVES)]
     problems += _unknown("--lane", [spec.lane], get_args(Lane))
-    if problems or not spec.budgets:
+    if problems:
         return problems
     if not has_untrained(spec.study, spec.untrained) and (needing := NEEDS_ZERO_SHOT & set(spec.designs)):
         problems.append(

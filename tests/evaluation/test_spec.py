@@ -48,8 +48,11 @@ def refused(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         (["--replications", "1"], r"'--replications' must be >= 2; got 1"),
         (
             ["--budgets", "100,400"],
-            r"a budget of 400 labels leaves nothing unlabelled: the table has 400 rows.*below 400",
+            r"a budget of 400 labels leaves 0 unlabelled rows: the table has 400.*at most 398",
         ),
+        (["--replications", "1000000000000"], r"1000000000000 replications are more than 1,000,000"),
+        (["--budgets", "399"], r"a budget of 399 labels leaves 1 unlabelled rows.*at most 398"),
+        (["--budgets", "0,100"], r"a budget must be at least 2 labels; got 0 \(--budgets\)$"),
         (["--budgets", "200,100"], r"budgets must increase strictly; got 200, 100"),
         (["--budgets", "100,x"], r"'--budgets' takes whole numbers with commas"),
         (["--budgets", "60", "--designs", "split-ramp-up"], r"design 'split-ramp-up' needs 100 labels; the smallest"),
@@ -83,8 +86,8 @@ def test_a_table_with_gaps(make_study: Callable[..., Path], refused: Callable[..
 
 def test_more_replications_than_draws(make_study: Callable[..., Path], refused: Callable[..., str]) -> None:
     make_study("minilm", rows=12)
-    words = ["--budgets", "11", "--designs", "mean", "--replications", "13"]
-    assert "12 rows have only 12 different sets of 11 labels" in refused(*words)
+    words = ["--budgets", "10", "--designs", "mean", "--replications", "67"]
+    assert "12 rows have only 66 different sets of 10 labels" in refused(*words)
 
 
 def test_a_folder_of_another_evaluation(study: Path, tmp_path: Path, refused: Callable[..., str]) -> None:
