@@ -179,32 +179,30 @@ def replicates(
     rng = np.random.default_rng([seed, 31])
     units, unit = np.unique(np.arange(len(rows)) if rows.clusters is None else rows.clusters, return_inverse=True)
     weights = rng.standard_exponential((REPLICATES, len(units)))[:, unit]
-    whole, found = _classical(rows, influence), {}
+    whole = _classical(rows, influence)
+    answers, found = _weighted(whole, weights, influence), {}
     for candidate, own in measured.items():
         repeated = len({one.nested for one in own}) < len(own)
         if not (repeated or len(own) > PARAMETERS):
             continue
-        redrawn = np.stack([_redrawn(one, weights, whole, influence) for one in own], axis=1)
+        redrawn = np.stack([_redrawn(one, weights, whole, answers, influence) for one in own], axis=1)
         found[candidate] = _with_training_noise(own, redrawn, rng)
     return found
 
 
-def _redrawn(one: Measurement, weights: np.ndarray, whole: np.ndarray, influence: Influence) -> np.ndarray:
+def _redrawn(
+    one: Measurement, weights: np.ndarray, whole: np.ndarray, answers: np.ndarray, influence: Influence
+) -> np.ndarray:
     """What ν (B,) may be, from ν* under ``weights`` (B, n) of the rows: ν·(ν/ν*).
 
     As far above what was measured as ν* lies below it: of normal residuals that is (n − 1)s²/χ², and intervals hold
-    the true ν more often than those of ν* itself. ``whole`` (n, d) are the answers' own u, which adjust ν* like ν.
+    the true ν more often than those of ν* itself. ``whole`` (n, d) are the answers' own u and ``answers``
+    (B,) their ν*, which adjust ν* like ν.
     """
-    tiny = 1e-9 * one.variance
-    left, there, answers = (
-        np.maximum(_weighted(u, w, influence), tiny)
-        for u, w in (
-            (one.influence, weights[:, one.positions]),
-            (whole[one.positions], weights[:, one.positions]),
-            (whole, weights),
-        )
-    )
-    return np.asarray(one.variance**2 / adjusted_variances(left, there, answers))
+    tiny, own = 1e-9 * one.variance, weights[:, one.positions]
+    left = np.maximum(_weighted(one.influence, own, influence), tiny)
+    there = np.maximum(_weighted(whole[one.positions], own, influence), tiny)
+    return np.asarray(one.variance**2 / adjusted_variances(left, there, np.maximum(answers, tiny)))
 
 
 def _weighted(u: np.ndarray, weights: np.ndarray, influence: Influence) -> np.ndarray:
