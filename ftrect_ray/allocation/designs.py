@@ -8,7 +8,7 @@ variance v, m texts and a calibrated model (residual uncorrelated with predictio
 For m ≫ r it is FTR's (section 4.2, λ = 1); it is never above σ²/r, the sample mean of the rectifying rows. Without σ²
 (not known) there is no second term: exact for m → ∞ and v < σ².
 
-Where the target is the mean of this very table of N = n + m rows, every row is predicted and Var(f)/m is gone:
+Where the target is the mean of this very table of N rows, every row is predicted and Var(f)/m is gone:
 
     Var θ̂ = min(v, σ²)·(1/r − 1/N).
 
@@ -38,19 +38,23 @@ Criterion = Callable[[Residual, np.ndarray], np.ndarray]
 @dataclass(frozen=True)
 class Setting:
     """What a study has: the curve, texts m (may be inf), σ² = Var(Y) or None, the residual variance of given
-    predictions or None, the least number of fine-tuning labels, and whether the table itself is the target."""
+    predictions or None, the least number of fine-tuning labels, and the rows N of the table where that is the target."""
 
     curve: Curve
     texts: float
     sigma2: float | None
     rectify_variance: float | None
     minimum: int
-    finite: bool = False
+    rows: int | None = None
 
     @property
     def least(self) -> int:
         """Fine-tuning labels of which something is known."""
         return max(self.minimum, int(np.ceil(self.curve.smallest)))
+
+    def texts_beside(self, n: int) -> float:
+        """Texts without a label where n rows have one."""
+        return self.texts if self.rows is None else self.rows - n
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,12 +83,12 @@ class Prediction:
 Rule = Callable[[Setting, int], Prediction]
 
 
-def rectified_variance(residual: np.ndarray, rectifying: np.ndarray, n: int, setting: Setting) -> np.ndarray:
+def rectified_variance(residual: np.ndarray, rectifying: np.ndarray, setting: Setting) -> np.ndarray:
     """The formulas above; v = ``residual`` and r = ``rectifying`` of shapes that broadcast."""
     sigma2 = setting.sigma2
-    if setting.finite:
+    if setting.rows is not None:
         kept = residual if sigma2 is None else np.minimum(residual, sigma2)
-        return np.asarray(kept * (1 / rectifying - 1 / (n + setting.texts)))
+        return np.asarray(kept * (1 / rectifying - 1 / setting.rows))
     if sigma2 is None:
         return np.asarray(residual / rectifying)
     return tuned_variance(residual, rectifying, setting.texts, sigma2)
@@ -94,14 +98,14 @@ def classical(setting: Setting, n: int) -> Prediction:
     """σ²/n."""
     if setting.sigma2 is None:
         return Prediction(None, unavailable=NO_VARIANCE)
-    return Prediction(float(rectified_variance(np.array(setting.sigma2), np.array(n), n, setting)))
+    return Prediction(float(rectified_variance(np.array(setting.sigma2), np.array(n), setting)))
 
 
 def rectify_only(setting: Setting, n: int) -> Prediction:
     """Predictions that exist already; every label rectifies."""
     if setting.rectify_variance is None:
         return Prediction(None, unavailable="no predictions with a known residual variance")
-    return Prediction(float(rectified_variance(np.array(setting.rectify_variance), np.array(n), n, setting)))
+    return Prediction(float(rectified_variance(np.array(setting.rectify_variance), np.array(n), setting)))
 
 
 def split(least: int, seen: Setting | None = None) -> Rule:
@@ -109,7 +113,7 @@ def split(least: int, seen: Setting | None = None) -> Rule:
 
     def rule(setting: Setting, n: int) -> Prediction:
         def criterion(given: Setting, residual: Residual, s: np.ndarray) -> np.ndarray:
-            return rectified_variance(residual(s), n - s, n, given)
+            return rectified_variance(residual(s), n - s, given)
 
         return _best(setting, n, least, seen, criterion)
 
@@ -125,7 +129,7 @@ def recycle(least: int, seen: Setting | None = None) -> Rule:
             return Prediction(None, unavailable=refused or NO_VARIANCE)
 
         def criterion(given: Setting, residual: Residual, s: np.ndarray) -> np.ndarray:
-            return np.asarray(1 / (s / given.sigma2 + 1 / rectified_variance(residual(s), n - s, n, given)))
+            return np.asarray(1 / (s / given.sigma2 + 1 / rectified_variance(residual(s), n - s, given)))
 
         return _best(setting, n, least, seen, criterion)
 
@@ -196,7 +200,7 @@ def rotation(train: int, folds: int) -> Rule:
             return _below(setting, int(trains))
 
         def criterion(residual: Residual, s: np.ndarray) -> np.ndarray:
-            return rectified_variance(residual(s), np.array(n), n, setting)
+            return rectified_variance(residual(s), np.array(n), setting)
 
         return _at(setting, criterion, trains, (int(trains),) * folds, (folds - train) * n)
 
@@ -227,7 +231,7 @@ def _at(setting: Setting, criterion: Criterion, size: float, sizes: tuple[int, .
 
 def _needs_random_labels(setting: Setting) -> str:
     """Why labels of unequal weight cannot be had: a finite population's estimate needs simple random ones."""
-    return "its labels weigh unequally, which does not go with a finite population" if setting.finite else ""
+    return "its labels weigh unequally, which does not go with a finite population" if setting.rows else ""
 
 
 def _too_few(n: int, least: int) -> Prediction:

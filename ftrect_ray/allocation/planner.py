@@ -96,10 +96,10 @@ def plan(
     'crossfit-2'
     """
     n, alpha, spent = count("labels", labels, 2), open_unit("alpha", alpha), count("spent", spent, 0)
-    setting = setting_of(law, unlabeled, variance, rectify_variance, minimum, population)
+    setting = setting_of(law, n, unlabeled, variance, rectify_variance, minimum, population)
     if compute is not None and unlabeled is None:
         raise InputError("'unlabeled' is needed with 'compute'.", mend="say how many texts are to be predicted")
-    seen = setting_of(spent_law or law, unlabeled, spent_variance or variance, None, minimum, population)
+    seen = setting_of(spent_law or law, n, unlabeled, spent_variance or variance, None, minimum, population)
     listed = rules(folds, rotations, batches, spent, seen)
     baseline = designs.classical(setting, n).variance
     z = normal_quantile(alpha)
@@ -119,13 +119,14 @@ def curve_of(law: ScalingLaw | LawFit | Curve) -> Curve:
 
 def setting_of(
     law: ScalingLaw | LawFit | Curve,
+    labels: int | None,
     unlabeled: int | None,
     variance: float | None,
     rectify_variance: float | None,
     minimum: int,
     population: Population,
 ) -> Setting:
-    """The checked arguments that all designs share.
+    """The checked arguments that all designs share; ``labels`` matter for a finite population's rows alone.
 
     Raises
     ------
@@ -136,6 +137,8 @@ def setting_of(
         raise InputError(f"'population' must be 'infinite' or 'finite'; got {population!r}.")
     if population == "finite" and not unlabeled:
         raise InputError("a finite population needs 'unlabeled'.", mend="give the number of texts without a label")
+    if population == "finite" and labels is None:
+        raise InputError("a finite population needs 'labels'.", mend="give the number of rows with a label")
     if unlabeled == 0 and variance is None:
         raise InputError("'variance' is needed where 'unlabeled' is 0.", mend="give the variance of the answers")
     return Setting(
@@ -144,7 +147,7 @@ def setting_of(
         sigma2=None if variance is None else positive("variance", variance),
         rectify_variance=None if rectify_variance is None else positive("rectify_variance", rectify_variance),
         minimum=count("minimum", minimum, 1),
-        finite=population == "finite",
+        rows=count("labels", labels, 2) + count("unlabeled", unlabeled, 1) if population == "finite" else None,
     )
 
 
@@ -175,11 +178,11 @@ def rules(
     ]
 
 
-def hours_of(predicted: Prediction, setting: Setting, compute: Compute | None) -> float | None:
-    """Device-hours of a design; None where they cannot be told."""
+def hours_of(predicted: Prediction, setting: Setting, n: int, compute: Compute | None) -> float | None:
+    """Device-hours of a design with n labels; None where they cannot be told."""
     if compute is None or isinf(setting.texts):
         return None
-    return compute.hours(predicted.sizes, setting.texts, predicted.rectified)
+    return compute.hours(predicted.sizes, setting.texts_beside(n), predicted.rectified)
 
 
 def price_of(hours: float | None, predicted: Prediction, n: int, prices: Prices | None) -> float | None:
@@ -206,7 +209,7 @@ def _design(
         low, high = percentiles(predicted.draws)
         lengths = 2 * z * sqrt(low), 2 * z * sqrt(high)
         saved = None if baseline is None else (_saved(high, baseline, setting, n), _saved(low, baseline, setting, n))
-    hours = hours_of(predicted, setting, compute)
+    hours = hours_of(predicted, setting, n, compute)
     return Design(
         name,
         finetunes,
@@ -229,5 +232,5 @@ def _saved(variance: float, baseline: float, setting: Setting, n: int) -> float:
     Its variance at n' labels is ∝ 1/n', and in a finite population of N rows ∝ 1/n' − 1/N.
     """
     ratio = variance / baseline
-    known = n / (n + setting.texts) if setting.finite else 0.0
+    known = n / setting.rows if setting.rows else 0.0
     return 1 - ratio / (1 - known + known * ratio)

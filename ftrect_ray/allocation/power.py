@@ -91,7 +91,7 @@ def labels_for_power(
     wished, alpha = open_unit("power", power), open_unit("alpha", alpha)
     std_error = positive("difference", abs(difference)) / _ratio_for(wished, alpha)
     of_mean = std_error / std_error_of_difference(1.0, share)
-    setting = setting_of(law, unlabeled, variance, rectify_variance, minimum, "infinite")
+    setting = setting_of(law, None, unlabeled, variance, rectify_variance, minimum, "infinite")
     return {name: fewest(rule, setting, of_mean**2) for name, _, rule in rules(folds, rotations, batches)}
 
 

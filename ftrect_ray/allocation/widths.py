@@ -53,6 +53,7 @@ def labels_for_half_width(
     law: ScalingLaw | LawFit | Curve,
     half_width: float,
     *,
+    labels: int | None = None,
     unlabeled: int | None = None,
     variance: float | None = None,
     rectify_variance: float | None = None,
@@ -65,9 +66,9 @@ def labels_for_half_width(
 ) -> dict[str, int | None]:
     """The fewest labels with which each design reaches ± ``half_width``; None where no number does.
 
-    ``split`` holds nothing back for pilots. Found by bisection: every design's variance falls with n. With
-    finite ``unlabeled``, the texts stay as many while the labels grow. See :func:`~ftrect_ray.allocation.planner.plan`
-    for the arguments.
+    ``split`` holds nothing back for pilots. Found by bisection: every design's variance falls with n. The texts stay
+    as many while the labels grow; of a finite population it is the rows, ``labels`` + ``unlabeled``, and ``labels``
+    matter for nothing else. See :func:`~ftrect_ray.allocation.planner.plan` for the other arguments.
 
     Raises
     ------
@@ -80,7 +81,7 @@ def labels_for_half_width(
     920
     """
     wished = wished_variance(half_width, alpha)
-    setting = setting_of(law, unlabeled, variance, rectify_variance, minimum, population)
+    setting = setting_of(law, labels, unlabeled, variance, rectify_variance, minimum, population)
     return {name: fewest(rule, setting, wished) for name, _, rule in rules(folds, rotations, batches)}
 
 
@@ -90,6 +91,7 @@ def cheapest(
     *,
     prices: Prices,
     compute: Compute | None = None,
+    labels: int | None = None,
     unlabeled: int | None = None,
     variance: float | None = None,
     rectify_variance: float | None = None,
@@ -103,8 +105,7 @@ def cheapest(
     """The designs that reach ± ``half_width``, the least total price first; on a tie, fewer labels.
 
     A design with its fewest labels costs least, since labels, training and predictions all cost more with more
-    labels. See :func:`~ftrect_ray.allocation.planner.plan` for the arguments; with ``compute``, ``unlabeled`` is
-    needed.
+    labels. See :func:`labels_for_half_width` for the arguments; with ``compute``, ``unlabeled`` is needed.
 
     Raises
     ------
@@ -125,14 +126,14 @@ def cheapest(
     if compute is not None and unlabeled is None:
         raise InputError("'unlabeled' is needed with 'compute'.", mend="say how many texts are to be predicted")
     wished = wished_variance(half_width, alpha)
-    setting = setting_of(law, unlabeled, variance, rectify_variance, minimum, population)
+    setting = setting_of(law, labels, unlabeled, variance, rectify_variance, minimum, population)
     offers = []
     for name, finetunes, rule in rules(folds, rotations, batches):
         n = fewest(rule, setting, wished)
         if n is None:
             continue
         predicted = rule(setting, n)
-        hours = hours_of(predicted, setting, compute)
+        hours = hours_of(predicted, setting, n, compute)
         price = price_of(hours, predicted, n, prices)
         assert price is not None
         offers.append(Offer(name, n, finetunes, hours, price))
@@ -157,16 +158,16 @@ def fewest(rule: Rule, setting: Setting, wished: float) -> int | None:
         variance = rule(setting, n).variance
         return variance is not None and variance <= wished
 
-    return first_enough(enough)
+    return first_enough(enough, min(setting.rows or MAXIMUM_LABELS, MAXIMUM_LABELS))
 
 
-def first_enough(enough: Callable[[int], bool]) -> int | None:
-    """The first whole number from 2 that is ``enough``, as are all after it; None above ``MAXIMUM_LABELS``."""
+def first_enough(enough: Callable[[int], bool], most: int) -> int | None:
+    """The first whole number from 2 that is ``enough``, as are all after it; None above ``most``."""
     low, high = 1, 2
     while not enough(high):
-        if high == MAXIMUM_LABELS:
+        if high == most:
             return None
-        low, high = high, min(4 * high, MAXIMUM_LABELS)
+        low, high = high, min(4 * high, most)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle, high)

@@ -12,6 +12,8 @@ from ftrect_ray import __version__
 from ftrect_ray.errors import InputError, near_match
 
 TARGETS = ["mean", "proportions", "difference", "quantile", "ols", "logistic", "poisson", "multinomial"]
+#: GiB; beyond it is a slip of the unit.
+MOST_MEMORY = 1e6
 
 
 class Parser(argparse.ArgumentParser):
@@ -65,8 +67,8 @@ def open_unit(name: str) -> Callable[[str], float]:
     return convert
 
 
-def positive(name: str) -> Callable[[str], float]:
-    """A finite number above 0."""
+def positive(name: str, most: float = math.inf) -> Callable[[str], float]:
+    """A finite number above 0, and not above ``most``."""
 
     def convert(text: str) -> float:
         try:
@@ -75,6 +77,8 @@ def positive(name: str) -> Callable[[str], float]:
             value = math.nan
         if not (math.isfinite(value) and value > 0):
             raise InputError(f"{name!r} must be a number > 0; got {text}")
+        if value > most:
+            raise InputError(f"{name!r} must be at most {most:g}; got {text}")
         return value
 
     return convert
@@ -417,7 +421,7 @@ def _plan(parser: Parser) -> None:
     )
 
     labels = parser.add_argument_group("with --law")
-    labels.add_argument("--labels", type=whole("--labels", 4), metavar="N", help="needed")
+    labels.add_argument("--labels", type=whole("--labels", 2), metavar="N", help="needed")
     labels.add_argument("--unlabeled", type=whole("--unlabeled", 1), metavar="M", help="default: unlimited")
     labels.add_argument(
         "--variance", type=positive("--variance"), metavar="S2", help="Var(Y); to compare with the classical mean"
@@ -467,8 +471,8 @@ def _plan(parser: Parser) -> None:
 
     memory = parser.add_argument_group("with --model")
     memory.add_argument("--gpus", type=whole("--gpus", 1, 1024), metavar="N", help="needed; one worker each")
-    memory.add_argument("--gpu-memory", type=positive("--gpu-memory"), metavar="GIB", help="needed; of one GPU")
-    memory.add_argument("--host-memory", type=positive("--host-memory"), metavar="GIB", help="of one host")
+    memory.add_argument("--gpu-memory", type=positive("--gpu-memory", MOST_MEMORY), metavar="GIB", help="needed; of one GPU")
+    memory.add_argument("--host-memory", type=positive("--host-memory", MOST_MEMORY), metavar="GIB", help="of one host")
     memory.add_argument(
         "--gpus-per-node", type=whole("--gpus-per-node", 1), metavar="N", help="default 8, or all where fewer"
     )

@@ -34,6 +34,8 @@ def plan(options: Namespace) -> int:
     for name in needed:
         if getattr(options, name) is None:
             raise InputError(f"'{about}' needs {_flag(name)!r}", where="ftrect plan", mend="see 'ftrect plan --help'")
+    if options.power is not None and options.difference is None:
+        raise InputError("'--power' is of a difference", where="ftrect plan", mend="give '--difference' too")
     if of_law:
         return plan_labels(options)
     from ftrect_ray.cli.memory import plan_memory
@@ -60,23 +62,23 @@ def plan_labels(options: Namespace) -> int:
     population: dict[str, Any] = {"population": options.population or "infinite"}
     compute, prices = _compute(options), _prices(options)
     designs = allocation.plan(law, labels=n, compute=compute, prices=prices, **population, **shared)
-    split = allocation.optimal_split(law, n, m, variance=variance)
+    split = designs["split"]
     best = designs.choose(options.max_finetunes)
     condition = None if variance is None else allocation.feasibility(law, n, variance)
     document: dict[str, Any] = designs.to_dict() | {
-        "s_star": split.s_star,
+        "s_star": allocation.s_star(law, n),
         "n_finetune": split.n_finetune,
-        "fraction": split.fraction,
-        "n_times_variance": n * split.variance,
+        "fraction": split.n_finetune / n,
+        "n_times_variance": None if split.variance is None else n * split.variance,
         "chosen": best.to_dict(),
         "feasible": None if condition is None else bool(condition),
         "feasibility": None if condition is None else {"left": condition.left, "right": condition.right},
     }
     if options.half_width is not None:
-        wished = options.half_width
-        document["labels_for_half_width"] = allocation.labels_for_half_width(law, wished, **population, **shared)
+        wished, settings = options.half_width, {"labels": n, **population, **shared}
+        document["labels_for_half_width"] = allocation.labels_for_half_width(law, wished, **settings)
         if prices is not None:
-            offers = allocation.cheapest(law, wished, prices=prices, compute=compute, **population, **shared)
+            offers = allocation.cheapest(law, wished, prices=prices, compute=compute, **settings)
             document["offers"] = [offer.to_dict() for offer in offers]
     if options.difference is not None:
         document |= _power(options, law, designs, shared)
@@ -84,8 +86,9 @@ def plan_labels(options: Namespace) -> int:
         print(json.dumps(document, indent=2, allow_nan=False))
         return 0
     print(f"law {law}, {n} labels, {'unlimited' if m is None else m} unlabelled texts\n{designs}")
-    share = f"{split.n_finetune} labels ({100 * split.fraction:.1f} %) train"
-    print(f"best single split: {share}; s* = {split.s_star:.2f} with endless texts")
+    if split.variance is not None:
+        share = f"{split.n_finetune} labels ({100 * document['fraction']:.1f} %) train"
+        print(f"best single split: {share}; s* = {document['s_star']:.2f} with endless texts")
     print(f"choice: {best.name} — {best.note}")
     if condition is not None and not condition:
         sides = f"b/σ² = {condition.left:.3g} is not below {condition.right:.3g}"

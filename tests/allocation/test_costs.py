@@ -79,6 +79,14 @@ def test_the_cheapest_is_the_least_of_all_designs(label, hour, half_width):
     assert [offer.price for offer in offers] == sorted(offer.price for offer in offers)
 
 
+def test_the_cheapest_of_a_finite_population_predicts_fewer_texts_the_more_labels_it_buys():
+    given = {"variance": 9.57, "population": "finite"}
+    offers = cheapest(WINE, 0.2, prices=Prices(1.0, 1.0), compute=COMPUTE, labels=400, unlabeled=1600, **given)
+    for offer in offers:
+        made = plan(WINE, labels=offer.labels, unlabeled=2000 - offer.labels, compute=COMPUTE, **given)
+        assert offer.gpu_hours == pytest.approx(made[offer.design].gpu_hours)
+
+
 def test_what_is_dear_is_spared():
     dear_labels = cheapest(WINE, 0.2, prices=Prices(10.0, 1.0), compute=COMPUTE, **SHARED)[0]
     dear_hours = cheapest(WINE, 0.2, prices=Prices(0.01, 100.0), compute=COMPUTE, **SHARED)[0]

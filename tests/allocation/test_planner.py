@@ -230,6 +230,22 @@ def test_labels_for_half_width_is_the_fewest(unlabeled):
     assert needed["crossfit-5"] < needed["crossfit-2"] < needed["recycle"] < needed["split"] < needed["classical"]
 
 
+def test_labels_for_half_width_of_a_finite_population():
+    """N is fixed: the plan of n labels and N − n texts, and with few rows a split never gets there."""
+    rows, given = 1000, {"variance": WINE_VARIANCE, "rectify_variance": 5.0, "population": "finite"}
+    needed = labels_for_half_width(WINE, 0.1, labels=300, unlabeled=700, **given)
+    assert needed == labels_for_half_width(WINE, 0.1, labels=800, unlabeled=200, **given)
+    for name in ("classical", "rectify-only", "split", "crossfit-2", "crossfit-10"):
+        n = needed[name]
+        assert plan(WINE, labels=n, unlabeled=rows - n, **given)[name].interval_length <= 0.2
+        assert plan(WINE, labels=n - 1, unlabeled=rows - n + 1, **given)[name].interval_length > 0.2
+    assert (needed["recycle"], needed["sequential"]) == (None, None)
+    exact = labels_for_half_width(WINE, 1e-6, labels=300, unlabeled=700, **given)
+    assert (exact["classical"], exact["split"]) == (rows, None)
+    with pytest.raises(InputError, match="a finite population needs 'labels'"):
+        labels_for_half_width(WINE, 0.1, unlabeled=700, **given)
+
+
 def test_a_width_that_no_number_of_labels_reaches():
     needed = labels_for_half_width(WINE, 1e-6, variance=WINE_VARIANCE)
     assert set(needed.values()) == {None}

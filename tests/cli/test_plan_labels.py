@@ -73,6 +73,29 @@ def test_a_finite_population(ftrect: Any) -> None:
     found = asked(ftrect, *KNOWN, "--population", "finite")
     assert found["population"] == "finite"
     assert found["designs"][0]["variance"] == pytest.approx(9.57 / 500 * (1 - 500 / 15000))
+    few = asked(ftrect, *WINE, "--variance", "9.57", "--unlabeled", "100", "--population", "finite")
+    split = next(design for design in few["designs"] if design["name"] == "split")
+    assert few["n_finetune"] == split["n_finetune"] != found["n_finetune"]
+    assert few["n_times_variance"] == pytest.approx(500 * split["variance"])
+
+
+def test_a_width_of_a_finite_population(ftrect: Any) -> None:
+    """Its rows stay as many: a label more is a text less."""
+    words = (*WINE, "--variance", "9.57", "--unlabeled", "500", "--population", "finite", "--half-width", "0.1")
+    needed = asked(ftrect, *words)["labels_for_half_width"]["classical"]
+    wished = (0.1 / 1.959964) ** 2
+    assert 9.57 * (1 / needed - 1 / 1000) <= wished < 9.57 * (1 / (needed - 1) - 1 / 1000)
+    code, out, _ = ftrect(*words)
+    assert code == 0
+    assert re.search(rf"^classical +{needed}$", out, re.MULTILINE)
+
+
+def test_labels_too_few_to_split(ftrect: Any) -> None:
+    code, out, _ = ftrect("plan", "--law", "16.86,0.553,2.754", "--labels", "3", "--variance", "9.57")
+    assert code == 0
+    assert "split         — 3 labels leave nothing to rectify after 10 for training" in out
+    assert "choice: classical" in out
+    assert "best single split" not in out
 
 
 def test_wished_width_and_what_it_costs(ftrect: Any) -> None:
@@ -123,6 +146,8 @@ def test_power(ftrect: Any) -> None:
         (("--rotations", "two"), "'--rotations' takes P/Q"),
         (("--difference", "0"), "'--difference' must be a number > 0; got 0"),
         (("--power", "1"), r"'--power' must be in \(0, 1\); got 1"),
+        (("--power", "0.9"), "'--power' is of a difference .* give '--difference' too"),
+        (("--labels", "1"), "'--labels' must be >= 2; got 1"),
         (("--max-finetunes", "-1"), "'--max-finetunes' must be >= 0; got -1"),
     ],
 )
@@ -132,6 +157,11 @@ def test_refusals(ftrect: Any, words: tuple[str, ...], message: str) -> None:
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert re.search(message, err), err
+
+
+def test_more_memory_than_there_is(ftrect: Any) -> None:
+    code, _, err = ftrect("plan", "--model", "0.5b", "--gpus", "1", "--gpu-memory", "1e300")
+    assert (code, err) == (2, "error: '--gpu-memory' must be at most 1e+06; got 1e300\n")
 
 
 def test_options_of_a_law_do_not_go_with_a_model(ftrect: Any) -> None:
