@@ -101,7 +101,7 @@ def _connect(address: str | None, verbose: bool) -> ClusterInfo:
     try:
         with nullcontext() if verbose else _deaf_stderr():
             ray.init(**options)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except Exception as error:  # of no class in particular where the start takes too long
         reason = str(error).strip().splitlines()[0]
         mend = "read the logs under /tmp/ray/session_latest/logs"
         raise EnvironmentFault(f"Ray does not start: {reason}", where=f"address {address}", mend=mend) from error

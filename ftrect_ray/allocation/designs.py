@@ -38,7 +38,7 @@ Criterion = Callable[[Residual, np.ndarray], np.ndarray]
 @dataclass(frozen=True)
 class Setting:
     """What a study has: the curve, texts m (may be inf), σ² = Var(Y) or None, the residual variance of given
-    predictions or None, the least number of fine-tuning labels, and the rows N of the table where that is the target."""
+    predictions or None, the least number of fine-tuning labels, and the table's rows N where they are the target."""
 
     curve: Curve
     texts: float

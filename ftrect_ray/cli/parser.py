@@ -471,7 +471,9 @@ def _plan(parser: Parser) -> None:
 
     memory = parser.add_argument_group("with --model")
     memory.add_argument("--gpus", type=whole("--gpus", 1, 1024), metavar="N", help="needed; one worker each")
-    memory.add_argument("--gpu-memory", type=positive("--gpu-memory", MOST_MEMORY), metavar="GIB", help="needed; of one GPU")
+    memory.add_argument(
+        "--gpu-memory", type=positive("--gpu-memory", MOST_MEMORY), metavar="GIB", help="needed; of one GPU"
+    )
     memory.add_argument("--host-memory", type=positive("--host-memory", MOST_MEMORY), metavar="GIB", help="of one host")
     memory.add_argument(
         "--gpus-per-node", type=whole("--gpus-per-node", 1), metavar="N", help="default 8, or all where fewer"

@@ -29,7 +29,9 @@ def sample_table(options: Namespace) -> int:
     _refuse_output(output)
     limits = {name: Data.model_fields[name].default for name in ("max_rows", "max_bytes")}
     table = read_any(options.table, **limits).combine_chunks()
-    cells = Cells(_one_batch(table), 0, options.table, options.missing)
+    if not table.num_rows:
+        raise InputError("the table has no rows", where=options.table)
+    cells = Cells(table.to_batches()[0], 0, options.table, options.missing)
     kept = _kept_columns(options, cells)
     answers, predictions = cells.numbers(options.label), cells.numbers(options.prediction)
     labelled = ~np.isnan(answers)
@@ -57,11 +59,6 @@ def _refuse_output(output: Path) -> None:
         raise InputError("the file is there already", where=str(output), mend=mend)
     if not output.parent.is_dir():
         raise InputError("there is no such folder", where=str(output.parent), mend="create it first")
-
-
-def _one_batch(table: pa.Table) -> pa.RecordBatch:
-    batches = table.to_batches()
-    return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema)
 
 
 def _kept_columns(options: Namespace, cells: Cells) -> list[str]:
@@ -145,7 +142,8 @@ def _told(facts: dict[str, object], options: Namespace) -> str:
     ]
     earlier = {"fixed": "1", "random": "as '--all-rows' writes it"}[options.earlier]
     lines.append(
-        f"next: their answers into column {options.label!r}, '{PROBABILITY}' beside every label "
-        f"(labels from before: {earlier}), then 'ftrect estimate --probability {PROBABILITY}'"
+        f"next: their answers into column {options.label!r} of a table with {options.prediction!r} of every row and "
+        f"'{PROBABILITY}' of every label (labels from before: {earlier}), "
+        f"then 'ftrect estimate --probability {PROBABILITY}'"
     )
     return "\n".join(lines)

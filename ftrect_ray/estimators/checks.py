@@ -230,7 +230,11 @@ def largest_influence(units: Units) -> Iterator[Check]:
     shares = squares[:, total > 0] / total[total > 0]
     share = float(shares.max())
     unit = int(np.argmax(shares.max(axis=1)))
-    name = f"labelled row {unit}" if units.clusters is None else f"cluster {str(units.clusters[unit])!r}"
+    name = (
+        f"labelled row {unit + 1} of {len(units.values)}"
+        if units.clusters is None
+        else f"cluster {str(units.clusters[unit])!r}"
+    )
     text = f"{name} alone carries {100 * share:.0f} % of the variance"
     remedy = "look at it; a bootstrap interval heeds it better"
     state = _graded(share, LARGEST_SHARE)

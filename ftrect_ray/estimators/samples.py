@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ftrect_ray.errors import InputError
-from ftrect_ray.estimators.validation import finite, first_wrong
+from ftrect_ray.estimators.validation import LEAST_PROBABILITY, PROBABILITY_RULE, finite, first_wrong
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,10 +86,10 @@ def drawn(sample: Sample | None, rows: int, side: str) -> Drawn:
     probabilities = None
     if sample.probabilities is not None:
         probabilities = _numbers(sample.probabilities, f"{side}.probabilities", rows)
-        wrong = (probabilities <= 0) | (probabilities > 1)
+        wrong = (probabilities < LEAST_PROBABILITY) | (probabilities > 1)
         if wrong.any():
             raise InputError(
-                f"'{side}.probabilities' must be in (0, 1]; {first_wrong(wrong, probabilities)}.",
+                f"'{side}.probabilities' {PROBABILITY_RULE}; {first_wrong(wrong, probabilities)}.",
                 mend="a row that could not have been chosen cannot be labelled",
             )
     if sample.total not in ("estimated", "known"):

@@ -14,6 +14,9 @@ from ftrect_ray.errors import InputError
 LARGEST = 1e100
 """Beyond this, variances of variances would overflow float64."""
 
+LEAST_PROBABILITY = 1 / LARGEST
+PROBABILITY_RULE = f"must be in (0, 1], {LEAST_PROBABILITY:g} or above"
+
 
 def is_number(value: Any) -> bool:
     """A real number that is no bool."""

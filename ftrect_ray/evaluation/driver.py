@@ -15,7 +15,7 @@ from ftrect_ray.evaluation.designs import NEEDS_ZERO_SHOT
 from ftrect_ray.evaluation.features import Pass, Shards, compute
 from ftrect_ray.evaluation.outcome import write_outcome
 from ftrect_ray.evaluation.population import Population, load_population
-from ftrect_ray.evaluation.records import Records
+from ftrect_ray.evaluation.records import Records, has_records
 from ftrect_ray.evaluation.replaying import Unit, World, replay, units
 from ftrect_ray.evaluation.spec import Candidate, EvaluationSpec, refuse_other
 from ftrect_ray.evaluation.summary import AUTO
@@ -98,8 +98,9 @@ def check(spec: EvaluationSpec, location: str) -> Population:
             where=storage.uri,
             mend="choose another folder with -o",
         )
-    if storage.exists(EVALUATION):
-        refuse_other(storage.read_json(EVALUATION), _described(spec, population, storage), storage.uri)
+    before = _before(storage)
+    if before is not None:
+        refuse_other(before, _described(spec, population, storage), storage.uri)
     return population
 
 
@@ -136,9 +137,32 @@ def say(message: str) -> None:
 def _described(spec: EvaluationSpec, population: Population, storage: RunStorage) -> dict[str, Any]:
     """What ``evaluation.json`` says: the models of earlier calls stay in it."""
     models = {name: candidate.key for name, candidate in spec.candidates.items()}
-    if storage.exists(EVALUATION):
-        models = {**storage.read_json(EVALUATION)["models"], **models}
+    models = {**(_before(storage) or {"models": {}})["models"], **models}
     return {"identity": spec.identity(population), "models": dict(sorted(models.items()))}
+
+
+def _before(storage: RunStorage) -> dict[str, Any] | None:
+    """What ``evaluation.json`` of an earlier call says; None in a new folder.
+
+    Raises
+    ------
+    InputError
+        It is damaged, or gone while records are there: nobody can tell what they are of.
+    """
+    there = storage.exists(EVALUATION)
+    if not there and not has_records(storage):
+        return None
+    try:
+        before = storage.read_json(EVALUATION) if there else None
+    except InputError:
+        before = None
+    if isinstance(before, dict) and all(isinstance(before.get(name), dict) for name in ("identity", "models")):
+        return before
+    raise InputError(
+        f"{EVALUATION!r} is {'damaged' if there else 'gone'}, which says what the folder's records are of",
+        where=storage.uri,
+        mend="restore it, or choose another folder with -o",
+    )
 
 
 def _units(spec: EvaluationSpec, records: Records) -> Iterator[Unit]:

@@ -40,6 +40,11 @@ SCHEMA = pa.schema(
 Key = tuple[str, str, int, int, str]
 
 
+def has_records(storage: RunStorage) -> bool:
+    """Whether the folder has any, of a finished or an unfinished run."""
+    return storage.exists(RECORDS) or bool(storage.list(*CHUNKS))
+
+
 class Records:
     """The records of a folder: those of ``records.parquet``, and those of chunks that an unfinished run left.
 

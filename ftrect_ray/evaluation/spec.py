@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from ftrect_ray.errors import InputError, InputErrors, near_match
-from ftrect_ray.evaluation.designs import DESIGNS, NEEDS_ZERO_SHOT, PilotRule, fewest_labels
+from ftrect_ray.evaluation.designs import DESIGNS, NEEDS_ZERO_SHOT, PilotRule, fewest_labels, sizes_of_pilots
 from ftrect_ray.evaluation.population import Population
 from ftrect_ray.study import MeanTarget, Model, Study, Training, digest
 
@@ -300,6 +300,14 @@ def _wrong_names(spec: EvaluationSpec) -> list[InputError]:
                     f"design {name!r} needs {fewest} labels; the smallest budget is {min(spec.budgets)}",
                     where="--budgets",
                     mend=f"raise the budget, or leave {name!r} out of --designs",
+                )
+            )
+        elif sizes_of_pilots(name, spec.pilot_rule(min(spec.budgets)), min(spec.budgets)) == ():
+            problems.append(
+                InputError(
+                    f"the pilots of design {name!r} have no room in {min(spec.budgets)} labels",
+                    where="--budgets",
+                    mend=f"raise the budget, lower pilots.sizes, or leave {name!r} out of --designs",
                 )
             )
     return problems

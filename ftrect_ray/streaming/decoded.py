@@ -6,6 +6,7 @@ import numpy as np
 
 from ftrect_ray.errors import InputError
 from ftrect_ray.estimators.blocks import Block
+from ftrect_ray.estimators.validation import LEAST_PROBABILITY, PROBABILITY_RULE
 from ftrect_ray.streaming.cells import Cells
 from ftrect_ray.streaming.columns import Columns
 from ftrect_ray.streaming.rows import Answers, Rows
@@ -115,9 +116,9 @@ class Decoded:
             return None
         wrong = np.zeros(len(self.probabilities), dtype=bool)
         chosen = self.probabilities[labelled]
-        wrong[labelled] = ~((chosen > 0) & (chosen <= 1))
+        wrong[labelled] = ~((chosen >= LEAST_PROBABILITY) & (chosen <= 1))
         if wrong.any():
-            rule = "must be in (0, 1] where there is a label"
+            rule = f"{PROBABILITY_RULE}, where there is a label"
             raise self.cells.wrong(
                 str(self.columns.probability), wrong, rule, "a row that could not be chosen has no label"
             )

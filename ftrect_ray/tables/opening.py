@@ -74,7 +74,7 @@ def locate(path: str) -> TableFile:
             mend="check the network and the credentials",
         ) from None
     if info.type != fs.FileType.File:
-        raise InputError("there is no such file", where=path, mend="check the URI in 'data'")
+        raise InputError("there is no such file", where=path, mend="check the URI")
     return TableFile(path, filesystem, inner, int(info.size))
 
 
@@ -99,7 +99,7 @@ def _local_size(path: str, shown: str) -> int:
         reason = (
             "there is no such file" if isinstance(error, FileNotFoundError) else f"cannot open it: {_reason(error)}"
         )
-        raise InputError(reason, where=shown.replace("\0", "\\0"), mend="check the path in 'data'") from None
+        raise InputError(reason, where=shown.replace("\0", "\\0"), mend="check the path") from None
     if not stat.S_ISREG(status.st_mode):
         kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or device"
         raise InputError(f"this is {kind}, not a file", where=shown, mend="name one csv, jsonl or parquet file")

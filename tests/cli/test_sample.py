@@ -166,6 +166,8 @@ def test_refusals_of_the_table(ftrect: Any, table: Path, tmp_path: Path) -> None
     expect(4, "8 labelled rows with a prediction cannot tell where the model is far off; 10 can")
     broken(table, lambda rows: [row.update(probability="1") for row in rows])
     expect(2, "the table has a column 'probability', which this command writes")
+    table.write_text("id,comment,trust,guess\n")
+    expect(2, f"the table has no rows .{re.escape(str(table))}.")
 
 
 def test_the_page_about_it_can_be_followed(ftrect: Any, table: Path, tmp_path: Path, monkeypatch: Any) -> None:

@@ -279,7 +279,7 @@ def test_influence(share, state):
     found = check("influence", RAMP, influence=one_outlier(share))
     assert found["state"] == state
     assert found["value"] == pytest.approx(share, rel=1e-6)
-    assert found["text"] == f"labelled row 7 alone carries {100 * share:.0f} % of the variance"
+    assert found["text"] == f"labelled row 8 of {len(RAMP)} alone carries {100 * share:.0f} % of the variance"
     assert found["margin"] == "at most 25 %"
 
 

@@ -70,11 +70,12 @@ NAME = " — give these rows a name of their own"
         (Sample(weights=[[1, 1, 1]]), "'sample.weights' must have 1 dimension(s); got shape (1, 3)."),
         (
             Sample(probabilities=[0.5, 0, 2]),
-            "'sample.probabilities' must be in (0, 1]; got 0 at position 1 (2 such rows)." + NEVER,
+            "'sample.probabilities' must be in (0, 1], 1e-100 or above; got 0 at position 1 (2 such rows)." + NEVER,
         ),
         (
             Sample(probabilities=[0.5, 1, 1.0001]),
-            "'sample.probabilities' must be in (0, 1]; got 1.0001 at position 2 (1 such rows)." + NEVER,
+            "'sample.probabilities' must be in (0, 1], 1e-100 or above; got 1.0001 at position 2 (1 such rows)."
+            + NEVER,
         ),
         (Sample(total="both"), "'sample.total' must be 'estimated' or 'known'; got 'both'."),
         (Sample(total="known"), "'sample.total' may be 'known' with 'sample.probabilities' only."),

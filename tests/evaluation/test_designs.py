@@ -10,7 +10,14 @@ import pytest
 from ftrect_ray.allocation.pilot_rows import FOLDED
 from ftrect_ray.errors import InputError, StatisticalRefusal
 from ftrect_ray.estimators import classical_mean, mean
-from ftrect_ray.evaluation.designs import DESIGNS, NEEDS_ZERO_SHOT, PilotRule, Replication, fewest_labels
+from ftrect_ray.evaluation.designs import (
+    DESIGNS,
+    NEEDS_ZERO_SHOT,
+    PilotRule,
+    Replication,
+    fewest_labels,
+    sizes_of_pilots,
+)
 from ftrect_ray.evaluation.designs.piloted import Pilots
 from ftrect_ray.evaluation.frozen import FrozenLearner
 from ftrect_ray.ledger import Ledger, Use
@@ -176,7 +183,9 @@ def test_all_folds_of_a_pilot_are_one_measurement(table):
 
 def test_cross_fitted_pilots_are_measured_on_all_labels_each(table):
     pilots = Pilots(replication(table))
-    pilots.run("cross-fitted", (50, 160, 161))  # for the last there is no room outside a fold
+    sizes = sizes_of_pilots("auto", PilotRule(sizes=(5, 50, 160, 161)), LABELS)
+    assert sizes == (50, 160)  # no fewer than ten; for the last there is no room outside a fold
+    pilots.run("cross-fitted", sizes)
     assert [(one.size, one.count) for one in pilots.measured] == [(50, LABELS), (160, LABELS)]
     for one in pilots.measured:
         np.testing.assert_array_equal(np.sort(one.positions), np.arange(LABELS))

@@ -47,6 +47,10 @@ def refused(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     [
         (["--replications", "1"], r"'--replications' must be >= 2; got 1"),
         (
+            ["--budgets", "60", "--designs", "auto", "--set", "pilots.sizes=[100,150,200]"],
+            r"the pilots of design 'auto' have no room in 60 labels.*lower pilots\.sizes, or leave 'auto' out",
+        ),
+        (
             ["--budgets", "100,400"],
             r"a budget of 400 labels leaves 0 unlabelled rows: the table has 400.*at most 398",
         ),
@@ -103,6 +107,17 @@ def test_a_folder_of_another_evaluation(study: Path, tmp_path: Path, refused: Ca
     assert "the folder holds results of another evaluation: seed, model minilm differ" in error
     assert "choose another folder with -o" in error
     assert "data differ" in refused("--set", "data.prediction=null")  # the same file, read otherwise
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "{}", "[]", '{"identity": 3, "models": {}}'])
+def test_a_folder_whose_description_is_lost(tmp_path: Path, refused: Callable[..., str], content: str | None) -> None:
+    """Its records may be of anything."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "records.parquet").write_text("")
+    if content is not None:
+        (tmp_path / "out" / EVALUATION).write_text(content)
+    how = "gone" if content is None else "damaged"
+    assert f"'evaluation.json' is {how}, which says what the folder's records are of" in refused()
 
 
 def test_runs_and_evaluations_do_not_share_a_folder(

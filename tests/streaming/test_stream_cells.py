@@ -162,8 +162,8 @@ def test_weights_and_probabilities() -> None:
     )
     assert "column 'w' is empty in 1 row: row 7 " in refusal(weighted, table(**put("w", 6, None)))
     assert "the weights of all unlabelled rows are 0" in refusal(weighted, table(w=[1.0] * 4 + [0.0] * 6))
-    for value in (0.0, 1.5, None):
-        assert "column 'pi' must be in (0, 1] where there is a label; got row 2 " in refusal(
+    for value in (0.0, 1e-160, 1.5, None):
+        assert "column 'pi' must be in (0, 1], 1e-100 or above, where there is a label; got row 2 " in refusal(
             chosen, table(**put("pi", 1, value))
         )
     assert estimate_stream(table(**put("pi", 1, 1.0)), chosen).n == 4

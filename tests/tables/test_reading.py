@@ -185,7 +185,7 @@ def test_bad_jsonl(tmp_path: Path, content: bytes | str, message: str) -> None:
 
 def test_missing_file(tmp_path: Path) -> None:
     path = str(tmp_path / "absent.csv")
-    assert refusal(path) == f"there is no such file ({path}) — check the path in 'data'"
+    assert refusal(path) == f"there is no such file ({path}) — check the path"
 
 
 def test_unknown_ending(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ __all__ = [
     "Recipe",
     "Replication",
     "fewest_labels",
+    "sizes_of_pilots",
 ]
 
 #: Shares of the labels that a single split's model may train on; the best of them is known afterwards only.
@@ -87,6 +88,21 @@ DESIGNS: dict[str, Recipe] = {
 
 #: Designs that rectify predictions of a model that saw no label.
 NEEDS_ZERO_SHOT = frozenset({"ppi", "ppi++", "recalibrated"})
+
+
+#: Designs that pilots precede, with the sizes that a budget has room for.
+PILOTED = {"split-ramp-up": piloted.ramp_sizes, "recycle": piloted.ramp_sizes, "auto": piloted.pilot_sizes}
+
+
+def sizes_of_pilots(name: str, rule: PilotRule, n: int) -> tuple[int, ...] | None:
+    """Sizes of the pilots that precede a design in a budget of ``n`` labels, perhaps none; None where none would.
+
+    Examples
+    --------
+    >>> sizes_of_pilots("auto", PilotRule(sizes=(50, 100, 200)), 120), sizes_of_pilots("mean", PilotRule(), 120)
+    ((50,), None)
+    """
+    return PILOTED[name](rule, n) if name in PILOTED else None
 
 
 def fewest_labels(name: str) -> int:

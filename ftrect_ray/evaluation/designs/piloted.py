@@ -16,7 +16,7 @@ from ftrect_ray.estimators import classical_mean
 from ftrect_ray.estimators import recycle as recycled
 from ftrect_ray.evaluation.designs.crossed import crossfit
 from ftrect_ray.evaluation.designs.given import ppi_tuned, sample_mean
-from ftrect_ray.evaluation.designs.replication import ORDER, PILOTS, Charge, DesignResult, Replication
+from ftrect_ray.evaluation.designs.replication import ORDER, PILOTS, Charge, DesignResult, PilotRule, Replication
 from ftrect_ray.finetune.influence import Influence
 from ftrect_ray.finetune.pilot_plan import MIN_VALIDATION
 from ftrect_ray.finetune.spec import Rows
@@ -38,31 +38,29 @@ class Pilots:
     models: int = 0
 
     def run(self, scheme: Scheme, sizes: Sequence[int]) -> None:
-        """All ``sizes`` that the budget has room for; under ``ramp-up`` one after the other, until the law says stop.
+        """``sizes``, some at least; under ``ramp-up`` one after the other, until the law says stop.
 
         Raises
         ------
         StatisticalRefusal
-            There is room for none.
+            There is none.
         """
         replication, rule = self.replication, self.replication.pilots
-        n, held = replication.n, _validation(replication, scheme)
-        room = largest_size(n, scheme, held, rule.folds) - (SMALLEST_PART if scheme == "ramp-up" else 0)
-        fitting = [size for size in sizes if SMALLEST_PART <= size <= room]
-        if not fitting:
+        n, held = replication.n, _validation(rule, scheme, replication.n)
+        if not sizes:
             raise StatisticalRefusal(f"{n} labels have no room for a pilot", mend="label more rows")
         seed = int(replication.rng(PILOTS).integers(2**31))
-        draws = pilot_draws(n, fitting, rule.seeds, scheme, held, rule.folds, seed)
+        draws = pilot_draws(n, sizes, rule.seeds, scheme, held, rule.folds, seed)
         if scheme != "ramp-up":
             self._measure(draws)
             return
-        size: int | None = fitting[0]
+        size: int | None = sizes[0]
         while size is not None:
             self._measure([draw for draw in draws if draw.size == size])
             known: dict[int, list[float]] = {}
             for one in self.measured:
                 known.setdefault(one.nested, []).append(one.variance)
-            size = next_size(fitting, known, held, n - held)
+            size = next_size(sizes, known, held, n - held)
 
     def _measure(self, draws: Sequence[PilotDraw]) -> None:
         """Train them and measure Var(Y − f) on the rows that each never saw, that of all folds of a size together."""
@@ -150,7 +148,7 @@ def auto(replication: Replication) -> DesignResult:
         return replace(sample_mean(replication), chosen="classical")
     rule = replication.pilots
     pilots = Pilots(replication)
-    pilots.run(rule.scheme, rule.sizes or _halves(replication))
+    pilots.run(rule.scheme, pilot_sizes(rule, replication.n))
     whole = pilots.plan()
     runs: dict[str, Callable[[Replication], DesignResult]] = {
         "classical": sample_mean,
@@ -176,7 +174,7 @@ def auto(replication: Replication) -> DesignResult:
 
 def _after_ramp_up(replication: Replication, name: str) -> DesignResult:
     pilots = Pilots(replication)
-    pilots.run("ramp-up", replication.pilots.ramp or _steps(replication))
+    pilots.run("ramp-up", ramp_sizes(replication.pilots, replication.n))
     return _sized(replication, pilots, pilots.plan(), name)
 
 
@@ -216,22 +214,30 @@ def _one_model(replication: Replication, order: np.ndarray, size: int, *, recycl
     return DesignResult.of(estimate, charges, n_finetune=size, finetunes=1)
 
 
-def _steps(replication: Replication) -> tuple[int, ...]:
-    """Sizes of a ramp-up that rise by a twentieth of the budget."""
-    return tuple(round(step * replication.n / 20) for step in range(1, 20))
-
-
-def _halves(replication: Replication) -> tuple[int, ...]:
-    """Sizes of pilots that halve from all that the scheme leaves them."""
-    rule = replication.pilots
+def pilot_sizes(rule: PilotRule, n: int) -> tuple[int, ...]:
+    """Sizes of ``auto``'s pilots that a budget of ``n`` labels has room for, perhaps none."""
     if rule.scheme == "ramp-up":
-        return _steps(replication)
-    room = largest_size(replication.n, rule.scheme, _validation(replication, rule.scheme), rule.folds)
-    return tuple(sorted({room // 2**k for k in range(SIZES)}))
+        return _fitting(rule.sizes or _steps(n), rule, "ramp-up", n)
+    room = largest_size(n, rule.scheme, _validation(rule, rule.scheme, n), rule.folds)
+    return _fitting(rule.sizes or sorted({room // 2**k for k in range(SIZES)}), rule, rule.scheme, n)
 
 
-def _validation(replication: Replication, scheme: Scheme) -> int:
+def ramp_sizes(rule: PilotRule, n: int) -> tuple[int, ...]:
+    """The same of a ramp-up, whatever the scheme of ``rule``."""
+    return _fitting(rule.ramp or _steps(n), rule, "ramp-up", n)
+
+
+def _fitting(sizes: Sequence[int], rule: PilotRule, scheme: Scheme, n: int) -> tuple[int, ...]:
+    room = largest_size(n, scheme, _validation(rule, scheme, n), rule.folds)
+    room -= SMALLEST_PART if scheme == "ramp-up" else 0  # to rectify
+    return tuple(size for size in sizes if SMALLEST_PART <= size <= room)
+
+
+def _steps(n: int) -> list[int]:
+    """Sizes of a ramp-up that rise by a twentieth of the budget."""
+    return [round(step * n / 20) for step in range(1, 20)]
+
+
+def _validation(rule: PilotRule, scheme: Scheme, n: int) -> int:
     """Labels of V; none where folds measure."""
-    if scheme in FOLDED:
-        return 0
-    return max(MIN_VALIDATION, round(replication.pilots.validation * replication.n))
+    return 0 if scheme in FOLDED else max(MIN_VALIDATION, round(rule.validation * n))
