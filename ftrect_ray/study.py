@@ -434,6 +434,10 @@ class Study(Part):
             raise ValueError("'design: auto' needs 'pilots', or name a design")
         if self.design in ("split", "recycle") and self.pilots is None and self.finetune_labels is None:
             raise ValueError(f"'design: {self.design}' without 'pilots' needs 'finetune_labels'")
+        if self.design not in ("split", "recycle") and self.finetune_labels is not None:
+            raise ValueError(
+                f"'finetune_labels' sizes 'split' and 'recycle'; leave it out with 'design: {self.design}'"
+            )
         if self.design == "rectify-only" and self.data.prediction is None and not self.model.has_answers:
             raise ValueError(
                 "'design: rectify-only' needs 'data.prediction', the column with the predictions, or 'model.options', "

@@ -101,7 +101,7 @@ def make_run(tmp_path: Path) -> Callable[..., RunStorage]:
                 "data": data,
                 "design": design,
                 "pilots": None,
-                "finetune_labels": max(10, n // 3),
+                "finetune_labels": max(10, n // 3) if design in ("split", "recycle") else None,
                 "folds": folds,
             }
         )

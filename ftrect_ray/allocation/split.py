@@ -146,7 +146,7 @@ def optimal_split(
     if n < minimum + 2:
         raise StatisticalRefusal(
             f"{n} labels cannot be split: {minimum} must train and 2 rectify",
-            mend="label more rows, or lower 'minimum'",
+            mend="label more rows",
         )
     spread = None if variance is None else positive("variance", variance)
 

@@ -55,12 +55,20 @@ def plan_memory(options: Namespace) -> int:
     if not plan.fitting:
         cures = remedies(subject, plan, choice)
         raise EnvironmentFault(
-            f"{options.model!r} does not fit on {_gpus(plan)}: the least setting needs {_gib(plan.best.gpu_bytes)} GiB "
-            f"of each, and {_gib(plan.best.host_peak.bytes)} GiB of a host",
+            f"{options.model!r} does not fit on {_gpus(plan)}: {_shortage(plan)}",
             where="--model",
             mend="it would with " + ", or ".join(cures) if cures else "give larger machines, or a smaller model",
         )
     return 0
+
+
+def _shortage(plan: Plan) -> str:
+    """What the setting that comes nearest lacks: memory of a GPU, or where that is enough, of a host."""
+    on_gpu = [forecast for forecast in plan.forecasts if forecast.gpu_bytes <= plan.cluster.gpu_bytes]
+    if not on_gpu:
+        return f"the least setting needs {_gib(plan.best.gpu_bytes)} GiB of each"
+    least = min(forecast.host_peak.bytes for forecast in on_gpu)
+    return f"of the settings that fit a GPU the least needs {_gib(least)} GiB of a host"
 
 
 def _options(many: int) -> Options:
