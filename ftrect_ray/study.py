@@ -435,9 +435,7 @@ class Study(Part):
         if self.design in ("split", "recycle") and self.pilots is None and self.finetune_labels is None:
             raise ValueError(f"'design: {self.design}' without 'pilots' needs 'finetune_labels'")
         if self.design not in ("split", "recycle") and self.finetune_labels is not None:
-            raise ValueError(
-                f"'finetune_labels' sizes 'split' and 'recycle'; leave it out with 'design: {self.design}'"
-            )
+            raise ValueError(f"'finetune_labels' sizes 'split' and 'recycle'; 'design: {self.design}' needs none")
         if self.design == "rectify-only" and self.data.prediction is None and not self.model.has_answers:
             raise ValueError(
                 "'design: rectify-only' needs 'data.prediction', the column with the predictions, or 'model.options', "

@@ -64,11 +64,10 @@ def plan_memory(options: Namespace) -> int:
 
 def _shortage(plan: Plan) -> str:
     """What the setting that comes nearest lacks: memory of a GPU, or where that is enough, of a host."""
-    on_gpu = [forecast for forecast in plan.forecasts if forecast.gpu_bytes <= plan.cluster.gpu_bytes]
-    if not on_gpu:
+    hosts = [forecast.host_peak.bytes for forecast in plan.forecasts if forecast.refusal == "host"]
+    if not hosts:
         return f"the least setting needs {_gib(plan.best.gpu_bytes)} GiB of each"
-    least = min(forecast.host_peak.bytes for forecast in on_gpu)
-    return f"of the settings that fit a GPU the least needs {_gib(least)} GiB of a host"
+    return f"of the settings that fit a GPU the least needs {_gib(min(hosts))} GiB of a host"
 
 
 def _options(many: int) -> Options:
