@@ -205,7 +205,7 @@ def _print_forecast(plan: dict[str, Any]) -> None:
 def _print_estimate(estimate: dict[str, Any], location: str) -> None:
     names = estimate["names"] or [estimate["target"]]
     level = f"{100 * (1 - estimate['alpha']):g} %"
-    rows_used = f"n = {estimate['n']} labels, m = {estimate['m']} unlabelled texts"
+    rows_used = f"n = {estimate['n']} labels" + (f", m = {estimate['m']} unlabelled texts" if estimate["m"] else "")
     print(f"\n{level} intervals, design {estimate['design']}, {rows_used}")
     for title, part in (
         ("rectified", estimate),

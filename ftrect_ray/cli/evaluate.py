@@ -42,7 +42,7 @@ def evaluate(options: Namespace) -> int:
 
 def _spec(options: Namespace) -> Any:
     from ftrect_ray.evaluation.presets import preset
-    from ftrect_ray.evaluation.spec import EvaluationSpec, default_designs, parse_counts
+    from ftrect_ray.evaluation.spec import EvaluationSpec, default_designs, left_out, parse_counts
 
     if (options.study is None) == (options.preset is None):
         raise InputError(
@@ -62,7 +62,13 @@ def _spec(options: Namespace) -> Any:
         budgets = parse_counts("--budgets", options.budgets)
     if not budgets:
         raise InputError("an evaluation needs budgets", where="ftrect evaluate", mend="give --budgets 300,500,1000")
-    designs = options.designs or default_designs(study, budgets, options.lane, further.get("untrained"))
+    designs = options.designs
+    if designs is None:
+        asked = study, budgets, options.lane, further.get("untrained")
+        designs = default_designs(*asked)
+        if beyond := left_out(*asked):
+            note = f"Left out, since {min(budgets)} labels are too few for them: {', '.join(beyond)}."
+            further["notes"] = (*further.get("notes", ()), note)
     return EvaluationSpec(
         study=study,
         replications=options.replications,

@@ -183,13 +183,20 @@ class EvaluationSpec:
 
 def default_designs(study: Study, budgets: Sequence[int], lane: Lane, untrained: Model | None) -> tuple[str, ...]:
     """What is replayed where nobody names designs: all that ``budgets`` and models allow, in the slow lane fewer."""
+    there = _possible(study, lane, untrained)
+    return tuple(name for name in there if fewest_labels(name) <= min(budgets, default=0))
+
+
+def left_out(study: Study, budgets: Sequence[int], lane: Lane, untrained: Model | None) -> tuple[str, ...]:
+    """What :func:`default_designs` leaves out because the smallest budget is too small for it."""
+    there = _possible(study, lane, untrained)
+    return tuple(name for name in there if fewest_labels(name) > min(budgets, default=0))
+
+
+def _possible(study: Study, lane: Lane, untrained: Model | None) -> tuple[str, ...]:
     given = has_untrained(study, untrained)
     names = DESIGNS if lane == "fast" else FINETUNE_DESIGNS
-    return tuple(
-        name
-        for name in names
-        if fewest_labels(name) <= min(budgets, default=0) and (given or name not in NEEDS_ZERO_SHOT)
-    )
+    return tuple(name for name in names if given or name not in NEEDS_ZERO_SHOT)
 
 
 def has_untrained(study: Study, untrained: Model | None) -> bool:

@@ -14,7 +14,7 @@ from ftrect_ray.evaluation.designs import DESIGNS, NEEDS_ZERO_SHOT, PilotRule
 from ftrect_ray.evaluation.driver import EVALUATION, check
 from ftrect_ray.evaluation.presets import PRESETS, preset
 from ftrect_ray.evaluation.replaying import units
-from ftrect_ray.evaluation.spec import EvaluationSpec, default_designs
+from ftrect_ray.evaluation.spec import EvaluationSpec, default_designs, left_out
 from ftrect_ray.finetune.pilot_plan import validation_rows
 from ftrect_ray.study_file import load_study
 
@@ -173,7 +173,10 @@ def test_defaults_are_all_that_the_budget_and_the_models_allow(study: Path) -> N
     assert set(default_designs(known, (300,), "fast", None)) == set(DESIGNS)
     without = load_study(study, ["data.prediction=null"])
     assert set(DESIGNS) - set(default_designs(without, (300,), "fast", None)) == NEEDS_ZERO_SHOT
-    assert "crossfit-5" not in default_designs(known, (40,), "fast", None)
+    few = known, (40, 300), "fast", None
+    assert "crossfit-5" not in default_designs(*few)
+    assert {"crossfit-5", "recycle"} < set(left_out(*few))
+    assert set(left_out(*few)) | set(default_designs(*few)) == set(DESIGNS)
 
 
 @pytest.mark.parametrize("name", PRESETS)
