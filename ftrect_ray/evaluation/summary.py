@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ftrect_ray.evaluation import statistics as mc
+from ftrect_ray.evaluation.designs import NEEDS_ZERO_SHOT
 from ftrect_ray.evaluation.population import Population
 from ftrect_ray.evaluation.spec import CLASSICAL, EvaluationSpec
 
@@ -100,8 +101,8 @@ def summarise(spec: EvaluationSpec, population: Population, records: pa.Table) -
         mean's interval;
         ``saved`` labels by estimated variance, ``saved_mse`` by realised errors; ``effective_labels``;
         ``predicted_ratio``, the planner's length over the realised one; ``regret_split`` over the best fixed split, and
-        ``regret`` over the best design; ``chosen``, what the planner chose how often. What does not apply is absent or
-        None.
+        ``regret`` over the best design that a study of the model can have; ``chosen``, what the planner chose how
+        often. What does not apply is absent or None.
     """
     found = []
     replayed = {
@@ -111,13 +112,13 @@ def summarise(spec: EvaluationSpec, population: Population, records: pa.Table) -
         for budget in spec.budgets
     }
     for (model, objective, budget), designs in replayed.items():
-        rows = _of_one_budget(spec, population, budget, designs, _best(_honest(designs)))
+        rows = _of_one_budget(spec, population, budget, designs, _best(_possible(spec, model, designs)))
         found += [{"model": model, "objective": objective, "budget": budget, **row} for row in rows]
     if len(spec.candidates) > 1 and AUTO in spec.replayed:
         for objective in spec.objectives:
             for budget in spec.budgets:
                 by_model = {model: replayed[model, objective, budget] for model in spec.candidates}
-                best = _best(_honest(one for designs in by_model.values() for one in designs))
+                best = _best(one for model, designs in by_model.items() for one in _possible(spec, model, designs))
                 rows = _of_one_budget(spec, population, budget, _over_models(by_model), best)
                 found += [{"model": ANY, "objective": objective, "budget": budget, **row} for row in rows]
     return found
@@ -175,8 +176,11 @@ def _over_models(by_model: Mapping[str, list[Replayed]]) -> list[Replayed]:
     return [next(one for one in first if one.design == CLASSICAL), auto]
 
 
-def _honest(designs: Iterable[Replayed]) -> list[Replayed]:
-    return [one for one in designs if one.design != UNRECTIFIED]
+def _possible(spec: EvaluationSpec, model: str, designs: Iterable[Replayed]) -> list[Replayed]:
+    """Designs that a study of ``model`` could have: not the model alone, nor answers of another model than it."""
+    own = spec.study.data.prediction is not None or spec.candidates[model].model.has_answers
+    without = {UNRECTIFIED, *(() if own else NEEDS_ZERO_SHOT)}
+    return [one for one in designs if one.design not in without]
 
 
 def _is_grid(design: str) -> bool:

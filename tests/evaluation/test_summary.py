@@ -22,7 +22,7 @@ from ftrect_ray.evaluation.summary import GRID_BEST, summarise
 from ftrect_ray.evaluation.titles import table_rows
 from ftrect_ray.finetune.spec import Rows
 from ftrect_ray.storage import RunStorage
-from ftrect_ray.study import Study
+from ftrect_ray.study import Model, Study
 
 R, BUDGET, ROWS = 4000, 100, 10_000
 #: Variance of a design over the sample mean's.
@@ -131,6 +131,24 @@ def test_the_model_alone_saves_nothing(summary: dict[str, dict[str, Any]]) -> No
     assert "saved" not in row
     assert row["coverage"] < 0.4
     assert row["coverage_off"] < -50
+
+
+def test_another_models_answers_are_no_design_that_was_missed(
+    population: Population, rows: list[dict[str, Any]]
+) -> None:
+    """Predictions in the table are."""
+    better = [row | {"design": "ppi", "std_error": 0.5 * row["std_error"]} for row in rows if row["design"] == "mean"]
+    beside = [row for row in rows if row["design"] in ("mean", "crossfit-5", "auto")] + better
+    data, designs = {"table": "t.csv", "text": "text"}, ("ppi", "crossfit-5", "auto")
+    for column, untrained, best in ((None, prompted(), 0.5), ("f", None, 0.25)):
+        study = Study.model_validate({"study": "made-up", "data": data | {"prediction": column}})
+        spec = EvaluationSpec(study, R, (BUDGET,), designs, untrained=untrained)
+        auto = next(row for row in summarise(spec, population, table(beside)) if row["design"] == "auto")
+        near(auto, "regret", 0.52 / best - 1)
+
+
+def prompted() -> Model:
+    return Model.model_validate({"name": "smollm2", "options": {"prompt": "{text}", "answers": {"yes": 1, "no": 0}}})
 
 
 def test_refused_replications_are_counted_with_their_reason(summary: dict[str, dict[str, Any]]) -> None:
