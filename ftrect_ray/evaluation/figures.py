@@ -64,10 +64,9 @@ def saved(rows: Sequence[TableRow], width: float) -> Figure:
 
 
 def coverage(rows: Sequence[TableRow], width: float, alpha: float) -> Figure:
-    """Coverage of the intervals, with the widest range that an honest one of them has."""
-    nominal = 1 - alpha
-    off = FAR * max(_values([row for row in rows if _values([row], "saved")], "coverage_honest"))
-    values = _values(rows, "coverage")
+    """Coverage of the intervals, with the widest range of an honest one; rectified intervals set the scale."""
+    nominal, rectified = 1 - alpha, [row for row in rows if _values([row], "saved")]
+    off, values = FAR * max(_values(rectified, "coverage_honest")), _values(rectified, "coverage")
     low = max(min([nominal - 2 * off, *values]) - 0.01, nominal - 0.12)
     high = min(1.0, max([nominal + off, *values]) + 0.01)
     band = (nominal - off, min(nominal + off, 1.0))
