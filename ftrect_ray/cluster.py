@@ -102,7 +102,7 @@ def _connect(address: str | None, verbose: bool) -> ClusterInfo:
         with nullcontext() if verbose else _deaf_stderr():
             ray.init(**options)
     except Exception as error:  # of no class in particular where the start takes too long
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         mend = "read the logs under /tmp/ray/session_latest/logs"
         raise EnvironmentFault(f"Ray does not start: {reason}", where=f"address {address}", mend=mend) from error
     finally:  # Ray takes the signal for itself, also where the program has a handler of its own, and ends with a dump

@@ -123,6 +123,20 @@ def test_no_process_outlives_an_interrupted_session(ray_folder, kind):
     assert left_over(ray_folder) == []
 
 
+@pytest.mark.parametrize("said", ["The current node timed out during startup. This could happen\nas", ""])
+def test_a_start_that_takes_too_long_is_told(monkeypatch, said):
+    """Ray waits 30 s, and then raises a bare Exception."""
+
+    def init(**_: object) -> None:
+        raise Exception(said)
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("ray.init", init)
+    reason = said.splitlines()[0] if said else "Exception"
+    with pytest.raises(EnvironmentFault, match=f"Ray does not start: {reason}"), cluster_session():
+        pass
+
+
 # ------------------------------------------------------------------------------------------- a running cluster
 
 
