@@ -211,8 +211,9 @@ def table(done: Mapping[str, Any]) -> str:
 def _section(model: str, result: Mapping[str, Any]) -> list[str]:
     budgets, population = result["budgets"], result["population"]
     texts = f", {result['texts']:,} unlabelled texts each" if result["texts"] else ""
+    alone = f", {budgets[0]:,} labels" if len(budgets) == 1 else ""
     lines = [
-        f"## {DATA[result['data']]}: {TITLES[model, result['lane']]}",
+        f"## {DATA[result['data']]}: {TITLES[model, result['lane']]}{alone}",
         "",
         f"{result['replications']:,} replications of each budget, {population['rows']:,} rows{texts}.",
         "",
