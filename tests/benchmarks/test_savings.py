@@ -54,7 +54,7 @@ def test_the_table_shows_savings_coverage_and_what_the_planner_knew(run: ModuleT
 
 def test_quick_cases_come_first_and_wine_only_with_its_file(run: ModuleType) -> None:
     options = argparse.Namespace(lanes="finetune,fast", wine=None, budgets=None, texts=None)
-    assert [case.name for case in run.cases(options)] == ["vader-fast", "vader-finetune-2400", "vader-finetune-8000"]
+    assert [case.name for case in run.cases(options)] == ["vader-fast", "vader-finetune-2400", "vader-finetune-12000"]
     assert [case.budgets for case in run.cases(options)] == [(300, 500, 700, 1000), (300,), (1000,)]
     options = argparse.Namespace(lanes="fast", wine=Path("reviews.csv"), budgets="300,700", texts=None)
     assert [case.name for case in run.cases(options)] == ["vader-fast", "wine-fast"]
