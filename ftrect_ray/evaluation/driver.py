@@ -262,6 +262,9 @@ def _demand(spec: EvaluationSpec, cluster: Resources) -> tuple[float, float]:
 def _in_flight(items: Iterable[Item], start: Callable[[Item], Any], most: int) -> Iterator[tuple[Item, Any]]:
     """Each item with what came of it, as soon as it is there; never more than ``most`` at a time.
 
+    What runs when the caller stops is not cancelled, but ends with the driver: a cancellation that meets the task's
+    answer makes Ray 2.60 abort the driver.
+
     Raises
     ------
     FtrectError
@@ -289,9 +292,6 @@ def _in_flight(items: Iterable[Item], start: Callable[[Item], Any], most: int) -
             where="evaluate",
             mend="give it more memory or fewer workers; the same command continues",
         ) from None
-    finally:  # of a cluster that stays
-        for left in running:
-            ray.cancel(left, force=True)
 
 
 class _Progress:
