@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ftrect_ray.errors import InputError
-from ftrect_ray.estimators.validation import shown
+from ftrect_ray.estimators.validation import LARGEST, shown
 
 Number = TypeVar("Number", int, float)
 
-#: Beyond these, sums and powers of them overflow, and nobody has so many labels, devices or units of money.
-LARGEST, LARGEST_COUNT = 1e100, 10**15
+#: Beyond it, sums and powers of counts overflow, and nobody has so many labels or devices.
+LARGEST_COUNT = 10**15
 
 
 def is_number(value: Any) -> bool:

@@ -67,7 +67,7 @@ def evaluate(
     storage = RunStorage.open(location)
     storage.create()
     with storage.lock():
-        storage.write_json(_described(spec, population, storage), EVALUATION)
+        storage.write_json(_described(spec, population, _before(storage)), EVALUATION)
         records = Records(storage)
         missing = sum(len(unit.replications) for unit in _units(spec, records))
         if missing:
@@ -100,7 +100,7 @@ def check(spec: EvaluationSpec, location: str) -> Population:
         )
     before = _before(storage)
     if before is not None:
-        refuse_other(before, _described(spec, population, storage), storage.uri)
+        refuse_other(before, _described(spec, population, before), storage.uri)
     return population
 
 
@@ -134,10 +134,11 @@ def say(message: str) -> None:
     print(f"[evaluate] {message}", file=sys.stderr, flush=True)
 
 
-def _described(spec: EvaluationSpec, population: Population, storage: RunStorage) -> dict[str, Any]:
-    """What ``evaluation.json`` says: the models of earlier calls stay in it."""
+def _described(spec: EvaluationSpec, population: Population, before: dict[str, Any] | None) -> dict[str, Any]:
+    """What ``evaluation.json`` says: the models of earlier calls, which it says ``before``, stay in it."""
     models = {name: candidate.key for name, candidate in spec.candidates.items()}
-    models = {**(_before(storage) or {"models": {}})["models"], **models}
+    if before is not None:
+        models = {**before["models"], **models}
     return {"identity": spec.identity(population), "models": dict(sorted(models.items()))}
 
 

@@ -216,26 +216,23 @@ def _one_model(replication: Replication, order: np.ndarray, size: int, *, recycl
 
 def pilot_sizes(rule: PilotRule, n: int) -> tuple[int, ...]:
     """Sizes of ``auto``'s pilots that a budget of ``n`` labels has room for, perhaps none."""
-    if rule.scheme == "ramp-up":
-        return _fitting(rule.sizes or _steps(n), rule, "ramp-up", n)
-    room = largest_size(n, rule.scheme, _validation(rule, rule.scheme, n), rule.folds)
-    return _fitting(rule.sizes or sorted({room // 2**k for k in range(SIZES)}), rule, rule.scheme, n)
+    return _fitting(rule.sizes, rule, rule.scheme, n)
 
 
 def ramp_sizes(rule: PilotRule, n: int) -> tuple[int, ...]:
     """The same of a ramp-up, whatever the scheme of ``rule``."""
-    return _fitting(rule.ramp or _steps(n), rule, "ramp-up", n)
+    return _fitting(rule.ramp, rule, "ramp-up", n)
 
 
-def _fitting(sizes: Sequence[int], rule: PilotRule, scheme: Scheme, n: int) -> tuple[int, ...]:
+def _fitting(named: tuple[int, ...] | None, rule: PilotRule, scheme: Scheme, n: int) -> tuple[int, ...]:
+    """Of the sizes ``named``, else of a ramp-up's that rise by a twentieth of the budget, or others' that halve."""
     room = largest_size(n, scheme, _validation(rule, scheme, n), rule.folds)
-    room -= SMALLEST_PART if scheme == "ramp-up" else 0  # to rectify
+    if scheme == "ramp-up":
+        sizes = named or [round(step * n / 20) for step in range(1, 20)]
+        room -= SMALLEST_PART  # to rectify
+    else:
+        sizes = named or sorted({room // 2**k for k in range(SIZES)})
     return tuple(size for size in sizes if SMALLEST_PART <= size <= room)
-
-
-def _steps(n: int) -> list[int]:
-    """Sizes of a ramp-up that rise by a twentieth of the budget."""
-    return [round(step * n / 20) for step in range(1, 20)]
 
 
 def _validation(rule: PilotRule, scheme: Scheme, n: int) -> int:
