@@ -37,6 +37,7 @@ def plan_models(
     *,
     compute: Mapping[str, Compute] | None = None,
     rectify_variance: Mapping[str, float] | None = None,
+    untrained: Collection[str] = (),
     spent_law: Mapping[str, LawFit] | None = None,
     **arguments: Any,
 ) -> dict[str, Plan]:
@@ -47,6 +48,8 @@ def plan_models(
     laws : mapping of name to law, fit or curve
     compute, rectify_variance, spent_law : mapping of name, optional
         Of the candidates that have them.
+    untrained : collection of name
+        Of whose ``rectify_variance`` the candidate itself, as it is, makes the predictions.
     **arguments
         What the candidates share: see :func:`~ftrect_ray.allocation.planner.plan`.
 
@@ -60,7 +63,12 @@ def plan_models(
     costs, given, seen = compute or {}, rectify_variance or {}, spent_law or {}
     return {
         name: plan(
-            law, compute=costs.get(name), rectify_variance=given.get(name), spent_law=seen.get(name), **arguments
+            law,
+            compute=costs.get(name),
+            rectify_variance=given.get(name),
+            untrained=name in untrained,
+            spent_law=seen.get(name),
+            **arguments,
         )
         for name, law in laws.items()
     }

@@ -34,11 +34,11 @@ class Compute:
         for name in ("train_seconds_per_label", "predict_seconds_per_text", "seconds_per_finetune"):
             object.__setattr__(self, name, non_negative(name, getattr(self, name)))
 
-    def hours(self, sizes: Sequence[int], texts: float, rectified: float) -> float:
-        """Device-hours of fine-tunes on ``sizes`` labels each, of predicting ``texts`` by all models and ``rectified``
-        labels."""
+    def hours(self, sizes: Sequence[int], models: int, texts: float, rectified: float) -> float:
+        """Device-hours of fine-tunes on ``sizes`` labels each, of predicting ``texts`` by all ``models`` and
+        ``rectified`` labels."""
         training = sum(self.seconds_per_finetune + size * self.train_seconds_per_label for size in sizes)
-        passes = min(len(sizes), 1) if self.one_pass else len(sizes)
+        passes = min(models, 1) if self.one_pass else models
         predictions = passes * texts + rectified
         return (training + predictions * self.predict_seconds_per_text) / SECONDS_PER_HOUR
 

@@ -38,7 +38,8 @@ Criterion = Callable[[Residual, np.ndarray], np.ndarray]
 @dataclass(frozen=True)
 class Setting:
     """What a study has: the curve, texts m (may be inf), σ² = Var(Y) or None, the residual variance of given
-    predictions or None, the least number of fine-tuning labels, and the table's rows N where they are the target."""
+    predictions or None, the fewest labels that train or rectify a model, the table's rows N where they are the target,
+    and whether an untrained model has to make those predictions yet."""
 
     curve: Curve
     texts: float
@@ -46,6 +47,7 @@ class Setting:
     rectify_variance: float | None
     minimum: int
     rows: int | None = None
+    untrained: bool = False
 
     @property
     def least(self) -> int:
@@ -68,6 +70,8 @@ class Prediction:
         The same for every draw of the curve.
     sizes : tuple of int
         Labels that train each of its models.
+    models : int
+        That predict all texts: those, or one that is not trained.
     rectified : int
         Predictions of labelled rows.
     unavailable : str
@@ -76,6 +80,7 @@ class Prediction:
     variance: float | None
     draws: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False)
     sizes: tuple[int, ...] = ()
+    models: int = 0
     rectified: int = 0
     unavailable: str = ""
 
@@ -102,10 +107,11 @@ def classical(setting: Setting, n: int) -> Prediction:
 
 
 def rectify_only(setting: Setting, n: int) -> Prediction:
-    """Predictions that exist already; every label rectifies."""
+    """Predictions that exist already, or an untrained model's; every label rectifies."""
     if setting.rectify_variance is None:
         return Prediction(None, unavailable="no predictions with a known residual variance")
-    return Prediction(float(rectified_variance(np.array(setting.rectify_variance), np.array(n), setting)))
+    variance = float(rectified_variance(np.array(setting.rectify_variance), np.array(n), setting))
+    return Prediction(variance, models=1, rectified=n) if setting.untrained else Prediction(variance)
 
 
 def split(least: int, seen: Setting | None = None) -> Rule:
@@ -142,8 +148,8 @@ def sequential(batches: int) -> Rule:
     With one λ for all it is A − (2λ − λ²)B + λ²C with A = Σ ω_l²σ²/n_l, B = Σ ω_l²Var(f_l)/n_l and
     C = Σ ω_l Var(f_l)/m, at the best λ A − B²/(B + C): for endless texts 1/Σ n_l/v_l. The first batch has no model
     (v_1 = σ²), or given predictions. The labels of the batches together grow by one factor, which keeps the predicted
-    gain per fine-tune even; the best first batch is searched. The models' errors on the texts are taken as if they
-    were one (convexity: never too little).
+    gain per fine-tune even; the best first batch is searched, of those that leave the others ``minimum`` labels on
+    average. The models' errors on the texts are taken as if they were one (convexity: never too little).
     """
 
     def rule(setting: Setting, n: int) -> Prediction:
@@ -151,8 +157,9 @@ def sequential(batches: int) -> Rule:
         refused = _needs_random_labels(setting)
         if sigma2 is None or refused:
             return Prediction(None, unavailable=refused or NO_VARIANCE)
-        if setting.least > n - 2 * batches:
-            return _too_few(n, setting.least)
+        most = n - (batches - 1) * setting.minimum
+        if setting.least > most:
+            return _too_few(setting, n, setting.least)
 
         def trains(s: np.ndarray) -> np.ndarray:
             """(k, L − 1) labels of the first l batches."""
@@ -173,7 +180,7 @@ def sequential(batches: int) -> Rule:
             gain = explained**2 / np.maximum(explained + of_texts, TINY)
             return np.asarray(np.minimum(whole - gain, sigma2 / n))
 
-        size = best_whole(lambda s: criterion(setting.curve.variance, s), setting.least, n - 2 * batches)
+        size = best_whole(lambda s: criterion(setting.curve.variance, s), setting.least, most)
         sizes = tuple(int(end) for end in trains(np.array([float(size)]))[0])
         return _at(setting, criterion, size, sizes, n - size)
 
@@ -194,8 +201,8 @@ def rotation(train: int, folds: int) -> Rule:
 
     def rule(setting: Setting, n: int) -> Prediction:
         trains = train * n / folds
-        if n < 2 * folds or trains < setting.minimum:
-            return Prediction(None, unavailable=f"{n} labels are too few for {folds} folds")
+        if n < folds * setting.minimum:
+            return Prediction(None, unavailable=f"{n} labels are too few for {folds} folds of {setting.minimum}")
         if trains < setting.curve.smallest:
             return _below(setting, int(trains))
 
@@ -215,9 +222,9 @@ def _best(
     criterion: Callable[[Setting, Residual, np.ndarray], np.ndarray],
 ) -> Prediction:
     """The size that is best by what may choose it, and what it gives."""
-    low, high = max(least, setting.least), n - 2
+    low, high = max(least, setting.least), n - setting.minimum
     if low > high:
-        return _too_few(n, low)
+        return _too_few(setting, n, low)
     sized = seen or setting
     size = best_whole(lambda s: criterion(sized, sized.curve.variance, s), low, high)
     return _at(setting, partial(criterion, setting), size, (size,), n - size)
@@ -226,7 +233,7 @@ def _best(
 def _at(setting: Setting, criterion: Criterion, size: float, sizes: tuple[int, ...], rectified: int) -> Prediction:
     s = np.array([size], dtype=float)
     variance, draws = criterion(setting.curve.variance, s), criterion(setting.curve.draws_at, s)
-    return Prediction(float(variance[0]), draws[:, 0], sizes, rectified)
+    return Prediction(float(variance[0]), draws[:, 0], sizes, len(sizes), rectified)
 
 
 def _needs_random_labels(setting: Setting) -> str:
@@ -234,8 +241,9 @@ def _needs_random_labels(setting: Setting) -> str:
     return "its labels weigh unequally, which does not go with a finite population" if setting.rows else ""
 
 
-def _too_few(n: int, least: int) -> Prediction:
-    return Prediction(None, unavailable=f"{n} labels leave nothing to rectify after {least} for training")
+def _too_few(setting: Setting, n: int, least: int) -> Prediction:
+    left = f"{n} labels leave fewer than {setting.minimum} to rectify after {least} for training"
+    return Prediction(None, unavailable=left)
 
 
 def _below(setting: Setting, size: int) -> Prediction:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import inf, isinf, sqrt
 
 from ftrect_ray.allocation import designs
@@ -32,6 +33,7 @@ def plan(
     unlabeled: int | None = None,
     variance: float | None = None,
     rectify_variance: float | None = None,
+    untrained: bool = False,
     folds: Sequence[int] = FOLDS,
     rotations: Sequence[Rotation] = (),
     batches: int = BATCHES,
@@ -59,6 +61,8 @@ def plan(
         taken as endless.
     rectify_variance : float, optional
         The least Var(Y − λf) of predictions that exist already (zero-shot, or given in a table).
+    untrained : bool
+        Whether these are of a model that is yet to predict the texts, which costs a pass.
     folds : sequence of int
         K of the cross-fitted designs, each at least 2.
     rotations : sequence of (p, q)
@@ -78,7 +82,7 @@ def plan(
         The law, and Var(Y), as the ``spent`` labels alone tell them: the size of ``split-after-pilots`` and ``recycle``
         is chosen by these, for other labels rectify there. Default ``law`` and ``variance``.
     minimum : int
-        Labels below which nothing is fine-tuned.
+        Fewest labels that train a model, and that rectify one.
     compute : Compute, optional
         For ``gpu_hours``; needs ``unlabeled``.
     prices : Prices, optional
@@ -97,6 +101,7 @@ def plan(
     """
     n, alpha, spent = count("labels", labels, 2), open_unit("alpha", alpha), count("spent", spent, 0)
     setting = setting_of(law, n, unlabeled, variance, rectify_variance, minimum, population)
+    setting = replace(setting, untrained=untrained)
     if compute is not None and unlabeled is None:
         raise InputError("'unlabeled' is needed with 'compute'.", mend="say how many texts are to be predicted")
     seen = setting_of(spent_law or law, n, unlabeled, spent_variance or variance, None, minimum, population)
@@ -182,12 +187,12 @@ def hours_of(predicted: Prediction, setting: Setting, n: int, compute: Compute |
     """Device-hours of a design with n labels; None where they cannot be told."""
     if compute is None or isinf(setting.texts):
         return None
-    return compute.hours(predicted.sizes, setting.texts_beside(n), predicted.rectified)
+    return compute.hours(predicted.sizes, predicted.models, setting.texts_beside(n), predicted.rectified)
 
 
 def price_of(hours: float | None, predicted: Prediction, n: int, prices: Prices | None) -> float | None:
     """Price of a design; None where it cannot be told."""
-    return None if prices is None else prices.of(n, hours if predicted.sizes else 0.0)
+    return None if prices is None else prices.of(n, hours if predicted.models else 0.0)
 
 
 def _design(

@@ -71,6 +71,7 @@ def labels_for_power(
     rotations: Sequence[Rotation] = (),
     batches: int = BATCHES,
     alpha: float = 0.05,
+    spent: int = 0,
     minimum: int = MINIMUM,
 ) -> dict[str, int | None]:
     """The fewest labels, of both groups together, with which each design sees ``difference`` with ``power``.
@@ -92,7 +93,7 @@ def labels_for_power(
     std_error = positive("difference", abs(difference)) / _ratio_for(wished, alpha)
     of_mean = std_error / std_error_of_difference(1.0, share)
     setting = setting_of(law, None, unlabeled, variance, rectify_variance, minimum, "infinite")
-    return {name: fewest(rule, setting, of_mean**2) for name, _, rule in rules(folds, rotations, batches)}
+    return {name: fewest(rule, setting, of_mean**2) for name, _, rule in rules(folds, rotations, batches, spent)}
 
 
 def _ratio_for(wished: float, alpha: float) -> float:

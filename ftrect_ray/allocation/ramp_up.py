@@ -32,8 +32,8 @@ def next_size(
     than the next one.
 
     Three different sizes are needed before it may stop: the law has three parameters. A size whose pilots all
-    failed counts as tried and tells nothing. No size is tried that leaves fewer than two of ``labels`` to rectify,
-    nor one that is not in the list.
+    failed counts as tried and tells nothing. Where none of three left any variance, it stops. No size is tried that
+    leaves fewer than two of ``labels`` to rectify, nor one that is not in the list.
 
     Parameters
     ----------
@@ -79,6 +79,8 @@ def next_size(
         return left[0]
     tried = np.repeat(sorted(found), [len(found[size]) for size in sorted(found)])
     variances = np.concatenate([np.asarray(found[size], dtype=float) for size in sorted(found)])
+    if not variances.any():
+        return None
     rows = None
     if counts is not None:
         rows = [counts if isinstance(counts, int) else counts[int(size)] for size in tried]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any
 
 from ftrect_ray.allocation.checks import positive
@@ -62,13 +63,15 @@ def labels_for_half_width(
     batches: int = BATCHES,
     population: Population = "infinite",
     alpha: float = 0.05,
+    spent: int = 0,
     minimum: int = MINIMUM,
 ) -> dict[str, int | None]:
     """The fewest labels with which each design reaches ± ``half_width``; None where no number does.
 
-    ``split`` holds nothing back for pilots. Found by bisection: every design's variance falls with n. The texts stay
-    as many while the labels grow; of a finite population it is the rows, ``labels`` + ``unlabeled``, and ``labels``
-    matter for nothing else. See :func:`~ftrect_ray.allocation.planner.plan` for the other arguments.
+    ``split`` holds nothing back for pilots, which spend ``spent`` labels. Found by bisection: every design's variance
+    falls with n. The texts stay as many while the labels grow; of a finite population it is the rows, ``labels`` +
+    ``unlabeled``, and ``labels`` matter for nothing else. See :func:`~ftrect_ray.allocation.planner.plan` for the
+    other arguments.
 
     Raises
     ------
@@ -82,7 +85,7 @@ def labels_for_half_width(
     """
     wished = wished_variance(half_width, alpha)
     setting = setting_of(law, labels, unlabeled, variance, rectify_variance, minimum, population)
-    return {name: fewest(rule, setting, wished) for name, _, rule in rules(folds, rotations, batches)}
+    return {name: fewest(rule, setting, wished) for name, _, rule in rules(folds, rotations, batches, spent)}
 
 
 def cheapest(
@@ -91,6 +94,7 @@ def cheapest(
     *,
     prices: Prices,
     compute: Compute | None = None,
+    max_finetunes: int | None = None,
     labels: int | None = None,
     unlabeled: int | None = None,
     variance: float | None = None,
@@ -100,12 +104,14 @@ def cheapest(
     batches: int = BATCHES,
     population: Population = "infinite",
     alpha: float = 0.05,
+    spent: int = 0,
     minimum: int = MINIMUM,
 ) -> tuple[Offer, ...]:
     """The designs that reach ± ``half_width``, the least total price first; on a tie, fewer labels.
 
     A design with its fewest labels costs least, since labels, training and predictions all cost more with more
-    labels. See :func:`labels_for_half_width` for the arguments; with ``compute``, ``unlabeled`` is needed.
+    labels. See :func:`labels_for_half_width` for the arguments; with ``compute``, ``unlabeled`` is needed. Designs with
+    more fine-tunes than ``max_finetunes`` are left out, and with ``spent`` labels the ``split`` that knows no pilots.
 
     Raises
     ------
@@ -125,10 +131,12 @@ def cheapest(
         raise InputError("a price of device-hours needs 'compute'.", mend="give what a label and a text take")
     if compute is not None and unlabeled is None:
         raise InputError("'unlabeled' is needed with 'compute'.", mend="say how many texts are to be predicted")
-    wished = wished_variance(half_width, alpha)
+    wished, limit = wished_variance(half_width, alpha), inf if max_finetunes is None else max_finetunes
     setting = setting_of(law, labels, unlabeled, variance, rectify_variance, minimum, population)
     offers = []
-    for name, finetunes, rule in rules(folds, rotations, batches):
+    for name, finetunes, rule in rules(folds, rotations, batches, spent):
+        if finetunes > limit or (name == "split" and spent):
+            continue
         n = fewest(rule, setting, wished)
         if n is None:
             continue

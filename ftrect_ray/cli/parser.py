@@ -446,6 +446,12 @@ def _plan(parser: Parser) -> None:
         "--max-finetunes", type=whole("--max-finetunes"), metavar="K", help="of the choice; default any"
     )
     labels.add_argument(
+        "--spent",
+        type=whole("--spent"),
+        metavar="N",
+        help="labels that pilots train on or measure with: a split that they size cannot rectify with them",
+    )
+    labels.add_argument(
         "--rotations", type=rotations, metavar="P/Q[,P/Q…]", help="also: P of Q folds train, rotated Q times"
     )
     labels.add_argument(

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from ftrect_ray.allocation import Compute, Plan, Prices, ScalingLaw
 
 OF_LAW = (
-    *("labels", "unlabeled", "variance", "rectify_variance", "half_width", "alpha", "population", "max_finetunes"),
-    *("rotations", "label_price", "gpu_hour_price", "seconds_per_label", "seconds_per_text", "difference", "power"),
+    *("labels", "unlabeled", "variance", "rectify_variance", "half_width", "alpha", "population", "rotations"),
+    *("max_finetunes", "spent", "label_price", "gpu_hour_price", "seconds_per_label", "seconds_per_text"),
+    *("difference", "power"),
 )
 OF_MODEL = (
     *("gpus", "gpu_memory", "host_memory", "gpus_per_node", "adapter", "lora_rank", "options", "tokens", "batch"),
@@ -58,6 +59,7 @@ def plan_labels(options: Namespace) -> int:
         "rectify_variance": options.rectify_variance,
         "rotations": options.rotations or (),
         "alpha": 0.05 if options.alpha is None else options.alpha,
+        "spent": options.spent or 0,
     }
     population: dict[str, Any] = {"population": options.population or "infinite"}
     compute, prices = _compute(options), _prices(options)
@@ -78,7 +80,9 @@ def plan_labels(options: Namespace) -> int:
         wished, settings = options.half_width, {"labels": n, **population, **shared}
         document["labels_for_half_width"] = allocation.labels_for_half_width(law, wished, **settings)
         if prices is not None:
-            offers = allocation.cheapest(law, wished, prices=prices, compute=compute, **settings)
+            offers = allocation.cheapest(
+                law, wished, prices=prices, compute=compute, max_finetunes=options.max_finetunes, **settings
+            )
             document["offers"] = [offer.to_dict() for offer in offers]
     if options.difference is not None:
         document |= _power(options, law, designs, shared)

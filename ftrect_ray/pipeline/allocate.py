@@ -87,6 +87,7 @@ def decide(
             laws,
             compute=compute,
             rectify_variance={name: nu for name, (nu, _) in existing.items()},
+            untrained=[name for name, (_, untrained) in existing.items() if untrained],
             labels=n,
             unlabeled=unlabeled,
             variance=variance,
@@ -149,15 +150,15 @@ def _choose(
         return _named(study.design, "", reason, zero_shot=is_zero_shot(study))
     if study.design == "crossfit":
         name = f"crossfit-{study.folds}"
-        candidate = _least(plans, laws, lambda plan, _: plan[name].variance)
+        candidate = _least(study, plans, laws, lambda plan, _: plan[name].variance)
         return _named("crossfit", candidate, reason, plans=plans, called=name, folds=study.folds)
     size = study.finetune_labels
     if size is not None:
-        candidate = _least(plans, laws, lambda _, fit: fit.curve.variance(float(size)))
+        candidate = _least(study, plans, laws, lambda _, fit: fit.curve.variance(float(size)))
         reason += "; size by 'finetune_labels'"
         return _named(study.design, candidate, reason, called=f"{study.design}-of-{size}", n_finetune=size)
     name = "split-after-pilots" if study.design == "split" else study.design
-    candidate = _least(plans, laws, lambda plan, _: plan[name].variance)
+    candidate = _least(study, plans, laws, lambda plan, _: plan[name].variance)
     if not plans or plans[candidate][name].unavailable:
         why = plans[candidate][name].unavailable if plans else "all answers are equal"
         raise StatisticalRefusal(
@@ -208,7 +209,10 @@ def _named(
 
 
 def _least(
-    plans: Mapping[str, Plan], laws: Mapping[str, LawFit], variance: Callable[[Plan, LawFit], float | None]
+    study: Study,
+    plans: Mapping[str, Plan],
+    laws: Mapping[str, LawFit],
+    variance: Callable[[Plan, LawFit], float | None],
 ) -> str:
     """The candidate with the smallest ``variance(plan, fit)``; the first one where nothing tells them apart."""
 
@@ -216,7 +220,7 @@ def _least(
         value = variance(plans[name], laws[name])
         return value if value is not None and isfinite(value) else inf
 
-    return min(plans, key=known) if plans else next(iter(laws), "")
+    return min(plans, key=known) if plans else next(iter(laws or study.contenders))
 
 
 def _reason(study: Study, design: Design, candidate: str, plans: Mapping[str, Plan], laws: Mapping[str, LawFit]) -> str:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
+from ftrect_ray.allocation.split import MINIMUM
 from ftrect_ray.errors import InputError, InputErrors
+from ftrect_ray.finetune.pilot import PilotSpec
 from ftrect_ray.finetune.pilot_plan import plan_all, validation_rows
 from ftrect_ray.finetune.spec import TARGETED, Rows
 from ftrect_ray.ledger import Ledger
 from ftrect_ray.models import MODELS, resolve_model
 from ftrect_ray.models.named import place
 from ftrect_ray.pipeline.context import label_budget
-from ftrect_ray.pipeline.design import SMALLEST_PART, Decision, plan_fits
+from ftrect_ray.pipeline.design import Decision, plan_fits
 from ftrect_ray.study import Model, Regression, Study
 from ftrect_ray.tables import LoadedTable, load_table
 from ftrect_ray.targets import Question
@@ -100,16 +102,14 @@ def check_budget(study: Study, loaded: LoadedTable) -> list[InputError]:
             validation_rows(study.pilots, n)
         except InputError as error:
             problems.append(error)
-    if study.design == "crossfit" and n < study.folds * SMALLEST_PART:
+    if study.design == "crossfit" and n < study.folds * MINIMUM:
         problems.append(
-            InputError(
-                f"{study.folds} folds need {study.folds * SMALLEST_PART} labels", where=where, mend="lower 'folds'"
-            )
+            InputError(f"{study.folds} folds need {study.folds * MINIMUM} labels", where=where, mend="lower 'folds'")
         )
-    if study.finetune_labels is not None and study.finetune_labels > n - SMALLEST_PART:
+    if study.finetune_labels is not None and study.finetune_labels > n - MINIMUM:
         problems.append(
             InputError(
-                f"'finetune_labels' {study.finetune_labels} leaves fewer than {SMALLEST_PART} labels to rectify with",
+                f"'finetune_labels' {study.finetune_labels} leaves fewer than {MINIMUM} labels to rectify with",
                 where=where,
                 mend="lower it",
             )
@@ -163,13 +163,31 @@ def _try(study: Study, question: Question, rows: Rows, loaded: LoadedTable) -> N
     if study.design in ("classical", "rectify-only"):
         return
     if study.pilots is not None:
-        plan_all(rows, study)
+        _leave_enough(study, plan_all(rows, study), len(rows))
     if study.objective not in TARGETED:
         return
     if study.design == "crossfit":
         plan_fits(Decision("crossfit", folds=study.folds), rows, study, Ledger(rows.ids))
     elif study.design in ("split", "recycle") and study.finetune_labels is not None:
         plan_fits(Decision(study.design, n_finetune=study.finetune_labels), rows, study, Ledger(rows.ids))
+
+
+def _leave_enough(study: Study, pilots: Sequence[PilotSpec], n: int) -> None:
+    """Refuse a split that the pilots shall size, where these spend the labels that are to rectify it.
+
+    A ramp-up stops by itself, and before that.
+    """
+    assert study.pilots is not None
+    if study.design not in ("split", "recycle") or study.finetune_labels or study.pilots.scheme == "ramp-up":
+        return
+    own = [rows.ids for spec in pilots if spec.size for rows in (spec.fit.train, spec.fit.stop, spec.measure)]
+    spent = len(set().union(*own))
+    if n - spent < MINIMUM:
+        raise InputError(
+            f"the pilots spend {spent} of {n} labels, and what sizes a {study.design} may not rectify it",
+            where="pilots",
+            mend="use 'pilots.scheme: shared' with smaller sizes, give 'finetune_labels', or use 'design: crossfit'",
+        )
 
 
 def _labels(loaded: LoadedTable) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ftrect_ray.allocation.split import MINIMUM
 from ftrect_ray.errors import InputError
 from ftrect_ray.estimators.folds import draw_folds
 from ftrect_ray.finetune.influence import Influence
@@ -20,9 +21,6 @@ FINAL_USES = (Use.SELECT, Use.FINETUNE, Use.EARLY_STOP, Use.RECTIFY, Use.CLASSIC
 
 #: Ledger uses that the pilots make.
 PILOT_USES = (Use.PILOT_TRAIN, Use.PILOT_STOP, Use.PILOT_MEASURE)
-
-#: Fewest labels on either side of a cut: below this neither an epoch can be chosen nor a variance estimated.
-SMALLEST_PART = 10
 
 
 @dataclass(frozen=True)
@@ -131,9 +129,9 @@ def plan_fits(decision: Decision, rows: Rows, study: Study, ledger: Ledger) -> l
 
 
 def _cross_fits(decision: Decision, rows: Rows, study: Study, ledger: Ledger) -> list[FitSpec]:
-    if len(rows) < decision.folds * SMALLEST_PART:
+    if len(rows) < decision.folds * MINIMUM:
         raise InputError(
-            f"{len(rows)} labels are too few for {decision.folds} folds of at least {SMALLEST_PART}",
+            f"{len(rows)} labels are too few for {decision.folds} folds of at least {MINIMUM}",
             where="folds",
             mend="raise 'labels', lower 'folds', or use 'design: classical'",
         )
@@ -147,9 +145,9 @@ def _cross_fits(decision: Decision, rows: Rows, study: Study, ledger: Ledger) ->
 
 
 def _split_fit(decision: Decision, rows: Rows, study: Study, ledger: Ledger) -> FitSpec:
-    if not SMALLEST_PART <= decision.n_finetune <= len(rows) - SMALLEST_PART:
+    if not MINIMUM <= decision.n_finetune <= len(rows) - MINIMUM:
         raise InputError(
-            f"a split of {len(rows)} labels cannot fine-tune on {decision.n_finetune}: each part needs {SMALLEST_PART}",
+            f"a split of {len(rows)} labels cannot fine-tune on {decision.n_finetune}: each part needs {MINIMUM}",
             where="finetune_labels",
             mend="change 'finetune_labels' or raise 'labels'",
         )
@@ -174,7 +172,7 @@ def _whole_clusters(rows: Rows, order: np.ndarray, size: int) -> tuple[np.ndarra
     if rows.clusters is None:
         return chosen, rest
     torn = np.isin(rows.clusters[rest], rows.clusters[chosen])
-    if np.count_nonzero(~torn) < SMALLEST_PART:
+    if np.count_nonzero(~torn) < MINIMUM:
         raise InputError(
             f"a fine-tune on {size} labels touches so many clusters that {np.count_nonzero(~torn)} labels are left",
             where="data.cluster",

@@ -11,16 +11,10 @@ import numpy as np
 from ftrect_ray.allocation import Compute, LawFit, fit_scaling_law, s_star, s_star_interval
 from ftrect_ray.errors import StatisticalRefusal
 from ftrect_ray.finetune.influence import Influence
-from ftrect_ray.finetune.spec import Coefficients
+from ftrect_ray.finetune.spec import Coefficients, Rows
 from ftrect_ray.pipeline.context import Run
-from ftrect_ray.pipeline.measured import (
-    adjusted,
-    existing_variance,
-    law_of,
-    measurements,
-    replicates,
-    residuals_of,
-)
+from ftrect_ray.pipeline.measured import Measurement, existing_variance, law_of, measurements, residuals_of, told_by
+from ftrect_ray.study import Study
 
 #: Points of the curve and its band that the report draws.
 BAND_POINTS = 60
@@ -35,8 +29,7 @@ class Evidence:
     laws : mapping of name to (LawFit, dict)
         The fit and its part of ``scaling_law.json``.
     spent_laws : mapping of name to LawFit
-        From the pilots' variances as they were measured, not adjusted by labels that may rectify: see
-        ``measured.adjusted``.
+        As the labels that the pilots spent tell them, without those that may rectify.
     zero_shot : mapping of name to float
         ν of the model as it is, on every label.
     compute : mapping of name to Compute
@@ -54,15 +47,23 @@ class Evidence:
         return cls({}, {}, {}, {})
 
 
-def gather_evidence(run: Run) -> Evidence:
-    """From ``pilots.parquet`` and ``pilot_residuals.parquet``.
+def gather_evidence(run: Run, spent: np.ndarray) -> Evidence:
+    """From ``pilots.parquet`` and ``pilot_residuals.parquet``; of equal answers there is none.
+
+    Parameters
+    ----------
+    run : Run
+    spent : np.ndarray
+        int (k,), rising: positions in the budget of the labels that the pilots trained on or were measured with.
 
     Raises
     ------
     StatisticalRefusal
-        Where no pilot was measured.
+        Where no pilot was measured, or on equal answers only.
     """
     study, rows, storage = run.study, run.labeled, run.storage
+    if np.ptp(rows.answers) == 0:
+        return Evidence.none()
     pilots = storage.read_table("pilots.parquet").to_pylist()
     residuals = storage.read_table("pilot_residuals.parquet")
     raw = measurements(pilots, residuals, rows, study)
@@ -70,9 +71,14 @@ def gather_evidence(run: Run) -> Evidence:
         raise StatisticalRefusal(
             "no pilot was measured", where="pilots", mend="see pilots.parquet for the reasons, or name a design"
         )
-    influence = Influence.of(study.objective, Coefficients.of(study.target, study.objective), rows)
-    measured = adjusted(raw, rows, influence)
-    redrawn = replicates(measured, rows, influence, study.seed)
+    coefficients = Coefficients.of(study.target, study.objective)
+    told = _told(raw, np.arange(len(rows)), rows, study, coefficients)
+    if not told:
+        raise StatisticalRefusal(
+            "all answers that the pilots were measured on are equal, so that they tell nothing",
+            where="pilots",
+            mend="raise 'pilots.validation', use 'pilots.scheme: cross-fitted', or name a design",
+        )
     laws = {
         candidate: fit_law(
             [one.size for one in own],
@@ -80,12 +86,14 @@ def gather_evidence(run: Run) -> Evidence:
             len(rows),
             study.seed,
             counts=[one.count for one in own],
-            replicates=redrawn.get(candidate),
+            replicates=redrawn,
         )
-        for candidate, own in measured.items()
+        for candidate, (own, redrawn) in told.items()
     }
+    of_spent = _told(raw, spent, rows, study, coefficients)
+    spent_laws = {name: law_of(own, replicates=redrawn, seed=study.seed) for name, (own, redrawn) in of_spent.items()}
     done = [row for row in pilots if row["status"] == "done"]
-    places, coefficients = residuals_of(residuals, rows), Coefficients.of(study.target, study.objective)
+    places = residuals_of(residuals, rows)
     zero_shot = {}
     for row in (row for row in done if row["size"] == 0):
         positions, residual = places[row["name"]]
@@ -96,7 +104,19 @@ def gather_evidence(run: Run) -> Evidence:
     trained = {name: [row for row in done if row["size"] and row.get("candidate", "") == name] for name in laws}
     frozen = {name for name, contender in study.contenders.items() if contender.model.adapter == "head"}
     compute = {name: compute_of(own, devices, frozen=name in frozen) for name, own in trained.items()}
-    return Evidence(laws, {name: law_of(own, bootstrap=0) for name, own in raw.items()}, zero_shot, compute)
+    return Evidence(laws, spent_laws, zero_shot, compute)
+
+
+def _told(
+    raw: Mapping[str, Sequence[Measurement]],
+    places: np.ndarray,
+    rows: Rows,
+    study: Study,
+    coefficients: Coefficients | None,
+) -> dict[str, tuple[list[Measurement], np.ndarray | None]]:
+    """See ``measured.told_by``."""
+    those = rows.take(places)
+    return told_by(raw, places, those, Influence.of(study.objective, coefficients, those), study.seed)
 
 
 def fit_law(

@@ -26,6 +26,9 @@ REPLICATES = 400
 #: Parameters of the law: of so many pilots in all, one repetition each, the misfit tells nothing.
 PARAMETERS = 3
 
+#: Of the answers' variance, the least that counts as any: below it answers are equal, and a model is believed perfect.
+LEAST_LEFT = 1e-9
+
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
@@ -126,6 +129,34 @@ def residuals_of(residuals: pa.Table, rows: Rows) -> dict[str, tuple[np.ndarray,
     return found
 
 
+def told_by(
+    measured: Mapping[str, Sequence[Measurement]], places: np.ndarray, rows: Rows, influence: Influence, seed: int
+) -> dict[str, tuple[list[Measurement], np.ndarray | None]]:
+    """What some labels tell of each candidate's pilots: their variances, adjusted, and bootstrap versions of them.
+
+    A candidate of which they tell nothing is left out: see :func:`adjusted`.
+
+    Parameters
+    ----------
+    measured : mapping of candidate to measurements
+    places : np.ndarray
+        int (k,), rising: these labels' positions in the budget; all that pilots were measured on are among them.
+    rows : Rows
+        These labels.
+    influence : Influence
+        Of ``rows``.
+    seed : int
+        Of the bootstrap.
+    """
+    among = {
+        name: [replace(one, positions=np.searchsorted(places, one.positions)) for one in own]
+        for name, own in measured.items()
+    }
+    own = adjusted(among, rows, influence)
+    redrawn = replicates(own, rows, influence, seed)
+    return {name: (found, redrawn.get(name)) for name, found in own.items()}
+
+
 def adjusted(
     measured: Mapping[str, Sequence[Measurement]], rows: Rows, influence: Influence
 ) -> dict[str, list[Measurement]]:
@@ -133,17 +164,21 @@ def adjusted(
 
     See ``allocation.adjusted_variances``; ``influence`` is that of ``rows``. Without it "do not fine-tune" would hang
     on whether the few rows of V happen to be spread more than the others. Where all rows measure, nothing changes.
+
+    What was measured on equal answers is left out: where nothing varies, any model looks perfect.
     """
     whole = _classical(rows, influence)
-    variance = _criterion(whole, influence)
-
-    def adjust(one: Measurement) -> Measurement:
-        there = _criterion(whole[one.positions], influence)
-        if not there:
-            return one
-        return replace(one, variance=float(adjusted_variances(one.variance, there, variance)))
-
-    return {name: [adjust(one) for one in own] for name, own in measured.items()}
+    variance, found = _criterion(whole, influence), {}
+    for name, own in measured.items():
+        there = [_criterion(whole[one.positions], influence) for one in own]
+        kept = [
+            replace(one, variance=max(float(adjusted_variances(one.variance, here, variance)), LEAST_LEFT * variance))
+            for one, here in zip(own, there, strict=True)
+            if here > LEAST_LEFT * variance
+        ]
+        if kept:
+            found[name] = kept
+    return found
 
 
 def law_of(measured: Sequence[Measurement], **settings: Any) -> LawFit:

@@ -23,7 +23,7 @@ STAGES = ("tables", "pilot", "allocate", "finetune", "predict", "rectify", "repo
 SETTINGS: Mapping[str, tuple[str, ...]] = {
     "tables": ("data", "labels", "seed", "target.features"),
     "pilot": ("pilots", "model", "candidates", "training", "objective"),
-    "allocate": ("design", "folds", "max_finetunes", "finetune_labels", "alpha"),
+    "allocate": ("design", "folds", "max_finetunes", "finetune_labels", "population", "alpha"),
     "finetune": ("model", "training", "objective"),
     "predict": ("inference",),
     "rectify": ("target", "population", "alpha"),

@@ -128,14 +128,16 @@ def pilot(run: Run) -> dict[str, Any]:
 def allocate(run: Run) -> dict[str, Any]:
     """The law of each candidate, the predicted variance of every design, the decision, and the labels for it."""
     study, rows, ledger = run.study, run.labeled, run.ledger
-    evidence = Evidence.none() if needless(run, "pilot") else gather_evidence(run)
-    spent = spent_by_pilots(ledger) if evidence.laws else set()
+    piloted = not needless(run, "pilot")
+    names = spent_by_pilots(ledger) if piloted else set()
+    spent = np.flatnonzero([name in names for name in rows.ids])
+    evidence = gather_evidence(run, spent) if piloted else Evidence.none()
     decision, document = decide(
         study,
         {name: fit for name, (fit, _) in evidence.laws.items()},
         rows=rows,
         unlabeled=run.n_unlabeled,
-        spent=rows.take(np.flatnonzero([name in spent for name in rows.ids])),
+        spent=rows.take(spent),
         predictions=run.labeled_predictions,
         spent_laws=evidence.spent_laws,
         zero_shot=evidence.zero_shot,

@@ -48,7 +48,8 @@ def answer_variance(inputs: ReportInputs) -> float | None:
 class Budget:
     """Half-widths of the interval at level 1 − ``alpha`` as a function of the number of labels n.
 
-    ``variance`` is σ² of one answer; the ``unlabeled`` texts stay as many while the labels grow.
+    ``variance`` is σ² of one answer. The ``unlabeled`` texts stay as many while the labels grow, unless the target is
+    the mean of the table's own ``rows``; ``spent`` labels of the pilots may not rectify.
     """
 
     design: str
@@ -56,6 +57,8 @@ class Budget:
     variance: float
     unlabeled: int
     alpha: float
+    spent: int = 0
+    rows: int | None = None
 
     @classmethod
     def of(cls, inputs: ReportInputs) -> Budget | None:
@@ -64,33 +67,52 @@ class Budget:
         if inputs.planned is None or curve is None or not variance or inputs.design not in FINETUNED:
             return None
         design = f"crossfit-{inputs.folds}" if inputs.design == "crossfit" else inputs.design
+        given = inputs.allocation or {}
+        sized = bool((given.get("decision") or {}).get("selected_by_pilots"))
+        spent = int(given.get("spent") or 0) if sized else 0
+        if design == "split" and spent:
+            design = "split-after-pilots"
         unlabeled = int(inputs.estimate.get("m") or max(inputs.texts - inputs.labels, 1))
-        budget = cls(design, curve, variance, unlabeled, float(inputs.estimate["alpha"]))
+        rows = inputs.labels + unlabeled if inputs.study.get("population") == "finite" else None
+        budget = cls(design, curve, variance, unlabeled, float(inputs.estimate["alpha"]), spent, rows)
         return budget if np.isfinite(budget.half_width(np.array([inputs.labels]))).all() else None
+
+    def more_than(self, labels: int) -> int:
+        """Twice as many, or half of the rows that are left."""
+        return 2 * labels if self.rows is None else min(2 * labels, (labels + self.rows) // 2)
 
     def half_width(self, labels: np.ndarray) -> np.ndarray:
         """Of the design, for whole ``labels`` (k,); NaN where so few cannot carry it."""
         return np.array([self._half_width(int(n)) for n in labels])
 
     def _half_width(self, labels: int) -> float:
+        if self.rows is not None and labels >= self.rows:
+            return float("nan")
         folds = int(self.design.rpartition("-")[2]) if self.design.startswith("crossfit") else 2
         predicted = plan(
             self.curve,
             labels=labels,
-            unlabeled=self.unlabeled,
+            unlabeled=self.unlabeled if self.rows is None else self.rows - labels,
             variance=self.variance,
             folds=(folds,),
+            population="infinite" if self.rows is None else "finite",
             alpha=self.alpha,
+            spent=self.spent,
         )[self.design]
         return float("nan") if predicted.interval_length is None else predicted.interval_length / 2
 
     def classical_half_width(self, labels: np.ndarray) -> np.ndarray:
         """Of ``labels`` (k,) answers alone."""
-        return self._z * np.sqrt(self.variance / np.asarray(labels, dtype=float))
+        return self._z * np.sqrt(self.variance * np.maximum(1 / np.asarray(labels, dtype=float) - self._known, 0.0))
 
     def classical_labels_for(self, half_width: float) -> float:
         """Answers that the classical estimate needs for ``half_width``."""
-        return self.variance * (self._z / half_width) ** 2
+        return 1 / ((half_width / self._z) ** 2 / self.variance + self._known)
+
+    @property
+    def _known(self) -> float:
+        """1/N, of a finite population."""
+        return 0.0 if self.rows is None else 1 / self.rows
 
     @property
     def _z(self) -> float:

@@ -155,7 +155,8 @@ def budget(inputs: ReportInputs, width: float) -> Figure:
     """Predicted half-width of the interval against the number of labels, with the model and without."""
     fitted = Budget.of(inputs)
     assert fitted is not None  # the page asks for this figure only where there is a law
-    n = np.unique(np.geomspace(max(20, inputs.labels / 6), inputs.labels * 4, 50).round())
+    most = inputs.labels * 4 if fitted.rows is None else min(inputs.labels * 4, fitted.rows - 1)
+    n = np.unique(np.geomspace(max(20, inputs.labels / 6), most, 50).round())
     with_model, without = fitted.half_width(n), fitted.classical_half_width(n)
     here = float(fitted.half_width(np.array([inputs.labels]))[0])
     confidence = words.level(float(inputs.estimate["alpha"]))

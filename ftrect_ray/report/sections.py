@@ -216,12 +216,15 @@ def budget(inputs: ReportInputs) -> dict[str, str] | None:
     fitted = Budget.of(inputs)
     if fitted is None:
         return None
-    now, double = fitted.half_width(np.array([1, 2]) * inputs.labels)
+    more = fitted.more_than(inputs.labels)
+    if more == inputs.labels:
+        return None
+    now, then = fitted.half_width(np.array([inputs.labels, more]))
     d = words.decimals_for(float(now) / 2)
     return {
-        "double": words.count(2 * inputs.labels),
+        "more": words.count(more),
         "now": words.fixed(float(now), d),
-        "then": words.fixed(float(double), d),
+        "then": words.fixed(float(then), d),
         "equal": words.count(fitted.classical_labels_for(float(now))),
     }
 

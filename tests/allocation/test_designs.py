@@ -28,7 +28,7 @@ def sequential_by_loops(
 ) -> float:
     """Every first batch, one after the other."""
     best, lams = np.inf, np.linspace(0, 1, 2001)
-    for first in range(10, n - 2 * batches + 1):
+    for first in range(10, n - 10 * (batches - 1) + 1):
         ends = [round(first * (n / first) ** (step / (batches - 1))) for step in range(batches - 1)] + [n]
         rows, lefts, before = [], [], 0
         for batch, end in enumerate(ends):
@@ -49,8 +49,8 @@ def test_sequential_is_the_best_of_all_first_batches(law, n, variance, texts, ba
     made = plan(law, labels=n, unlabeled=texts, variance=variance, rectify_variance=given_, batches=batches)[
         "sequential"
     ]
-    if n - 2 * batches < 10:
-        assert made.unavailable == f"{n} labels leave nothing to rectify after 10 for training"
+    if n - 10 * (batches - 1) < 10:
+        assert made.unavailable == f"{n} labels leave fewer than 10 to rectify after 10 for training"
         return
     assert made.variance == pytest.approx(sequential_by_loops(law, n, variance, texts, given_, batches), rel=1e-4)
     assert made.finetunes == len(made.sizes) == batches - 1
@@ -72,8 +72,8 @@ def test_rotation_is_the_law_at_its_training_labels(law, n, folds, train, texts)
         return
     made = plan(law, labels=n, unlabeled=texts, variance=5.0, rotations=[(train, folds)], folds=(folds,))
     turned, left = made[f"rotation-{train}-{folds}"], min(law.variance(train * n / folds), 5.0)
-    if n < 2 * folds or train * n / folds < 10:
-        assert turned.unavailable == f"{n} labels are too few for {folds} folds"
+    if n < 10 * folds:
+        assert turned.unavailable == f"{n} labels are too few for {folds} folds of 10"
         return
     assert turned.variance == pytest.approx(left / n + (5.0 - left) / (texts + n))
     assert turned.finetunes == folds

@@ -63,7 +63,7 @@ def test_do_not_fine_tune_says_why(ftrect: Any) -> None:
     words = ("plan", "--law", "0.287,0.297,0.042", "--labels", "80", "--variance", "0.1216")
     code, out, _ = ftrect(*words)
     assert code == 0
-    assert "choice: classical — do not fine-tune: recycle would have variance" in out
+    assert "choice: classical — do not fine-tune: sequential would have variance" in out
     assert "no split beats the mean: b/σ² = 0.345 is not below -0.217" in out
     assert "a single split loses to the plain mean at this budget: b/σ² = 0.345 is not below -0.217" in out
     assert asked(ftrect, *words)["feasible"] is False
@@ -93,7 +93,7 @@ def test_a_width_of_a_finite_population(ftrect: Any) -> None:
 def test_labels_too_few_to_split(ftrect: Any) -> None:
     code, out, _ = ftrect("plan", "--law", "16.86,0.553,2.754", "--labels", "3", "--variance", "9.57")
     assert code == 0
-    assert "split         — 3 labels leave nothing to rectify after 10 for training" in out
+    assert "split         — 3 labels leave fewer than 10 to rectify after 10 for training" in out
     assert "choice: classical" in out
     assert "best single split" not in out
 

@@ -163,7 +163,7 @@ def test_a_ramp_up_is_charged_in_full(name, table):
 def test_pilots_measure_what_a_model_leaves_out_of_sample(scheme, table):
     pilots = Pilots(replication(table, pilots=PilotRule(scheme=scheme, seeds=2)))
     pilots.run(scheme, (20, 40, 80, 150))
-    law = pilots.fit()
+    law = pilots.fit(np.arange(200))
     assert law.sizes[-1] == {"cross-validated": 120, "cross-fitted": 150, "shared": 150}.get(scheme, law.sizes[-1])
     x, y = table
     rest = np.setdiff1d(np.arange(N), replication(table).labeled)

@@ -46,6 +46,11 @@ def test_a_change_invalidates_from_the_first_stage_that_reads_it(override: str, 
     assert invalidated(changed, new) == (list(STAGES[STAGES.index(first) :]) if first else [])
 
 
+def test_another_population_is_another_plan() -> None:
+    old, new = (parse_study(TEXT, ["design=crossfit", f"population={kind}"]) for kind in ("infinite", "finite"))
+    assert invalidated(changes(old, new), new)[0] == "allocate"
+
+
 def test_another_coefficient_is_another_fine_tune_where_the_objective_aims_at_it() -> None:
     target = "target={kind: ols, features: [x, z], coefficient: %s}"
     for objective, first in (("coefficient", "pilot"), ("trace", "pilot"), ("variance", "rectify")):

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from ftrect_ray.allocation.split import MINIMUM
 from ftrect_ray.errors import InputError, StatisticalRefusal, near_match
 from ftrect_ray.evaluation.designs import given, piloted
 from ftrect_ray.evaluation.designs.crossed import crossfit, in_batches, rotate
 from ftrect_ray.evaluation.designs.replication import Charge, DesignResult, PilotRule, Replication
-from ftrect_ray.pipeline.design import SMALLEST_PART
 
 __all__ = [
     "DESIGNS",
@@ -67,23 +67,23 @@ class Recipe:
 
 
 def _share(percent: int) -> Recipe:
-    return Recipe(partial(piloted.split, share=percent / 100), -(-100 * SMALLEST_PART // percent))
+    return Recipe(partial(piloted.split, share=percent / 100), -(-100 * MINIMUM // percent))
 
 
 #: By name. Savings are measured against ``mean``.
 DESIGNS: dict[str, Recipe] = {
     "mean": Recipe(given.sample_mean, 2),
-    "finetune-only": Recipe(given.finetune_only, SMALLEST_PART),
+    "finetune-only": Recipe(given.finetune_only, MINIMUM),
     "ppi": Recipe(given.ppi, 2),
     "ppi++": Recipe(given.ppi_tuned, 4),
     "recalibrated": Recipe(given.recalibrated, given.RECALIBRATION_FOLDS * 2),
     "split-ramp-up": Recipe(piloted.split_ramp_up, 100),
     **{f"split-{percent}": _share(percent) for percent in PERCENT},
     "recycle": Recipe(piloted.recycle, 100),
-    "sequential": Recipe(partial(in_batches, batches=BATCHES, first=FIRST), round(SMALLEST_PART / FIRST)),
-    **{f"crossfit-{k}": Recipe(crossfit(k), k * SMALLEST_PART) for k in FOLDS},
-    **{f"rotation-{p}-{q}": Recipe(partial(rotate, train=p, folds=q), q * SMALLEST_PART) for p, q in ROTATIONS},
-    "auto": Recipe(piloted.auto, 4 * SMALLEST_PART),
+    "sequential": Recipe(partial(in_batches, batches=BATCHES, first=FIRST), round(MINIMUM / FIRST)),
+    **{f"crossfit-{k}": Recipe(crossfit(k), k * MINIMUM) for k in FOLDS},
+    **{f"rotation-{p}-{q}": Recipe(partial(rotate, train=p, folds=q), q * MINIMUM) for p, q in ROTATIONS},
+    "auto": Recipe(piloted.auto, 4 * MINIMUM),
 }
 
 #: Designs that rectify predictions of a model that saw no label.

@@ -11,6 +11,7 @@ import numpy as np
 from ftrect_ray.allocation import LawFit, Plan, plan
 from ftrect_ray.allocation.pilot_rows import FOLDED, PilotDraw, Scheme, largest_size, pilot_draws
 from ftrect_ray.allocation.ramp_up import next_size
+from ftrect_ray.allocation.split import MINIMUM
 from ftrect_ray.errors import StatisticalRefusal
 from ftrect_ray.estimators import classical_mean
 from ftrect_ray.estimators import recycle as recycled
@@ -21,8 +22,7 @@ from ftrect_ray.finetune.influence import Influence
 from ftrect_ray.finetune.pilot_plan import MIN_VALIDATION
 from ftrect_ray.finetune.spec import Rows
 from ftrect_ray.ledger import Use
-from ftrect_ray.pipeline.design import SMALLEST_PART
-from ftrect_ray.pipeline.measured import Measurement, adjusted, existing_variance, law_of, replicates
+from ftrect_ray.pipeline.measured import Measurement, existing_variance, law_of, told_by
 
 #: The one model of a split, and how many sizes ``auto`` takes where none are named.
 MODEL, SIZES = "split", 4
@@ -91,13 +91,21 @@ class Pilots:
         names = tuple(map(str, range(self.replication.n)))
         return Rows(names, names, self.replication.y)
 
-    def fit(self) -> LawFit:
-        """The scaling law, its doubt from resampled labels."""
-        replication, rows = self.replication, self.rows
+    def fit(self, places: np.ndarray) -> LawFit:
+        """The scaling law with its doubt, as the labels at ``places`` (k,) tell it.
+
+        Raises
+        ------
+        StatisticalRefusal
+            All pilots were measured on equal answers.
+        """
+        replication, rows = self.replication, self.rows.take(places)
         influence = Influence.of(replication.objective, None, rows)
-        own = adjusted({"": self.measured}, rows, influence)
-        redrawn = replicates(own, rows, influence, replication.seed)
-        return law_of(own[""], replicates=redrawn.get(""), seed=replication.seed)
+        told = told_by({"": self.measured}, places, rows, influence, replication.seed)
+        if not told:
+            raise StatisticalRefusal("all answers that the pilots were measured on are equal")
+        own, redrawn = told[""]
+        return law_of(own, replicates=redrawn, seed=replication.seed)
 
     def plan(self) -> Plan:
         """What every design would give."""
@@ -105,14 +113,14 @@ class Pilots:
         y, spent = replication.y, self.spent
         existing = min(map(self.existing_variance, replication.existing), default=0.0)
         return plan(
-            self.fit(),
+            self.fit(np.arange(replication.n)),
             labels=replication.n,
             unlabeled=int(np.count_nonzero(replication.unlabeled)),
             variance=float(np.var(y, ddof=1)),
             rectify_variance=existing or None,
             alpha=replication.alpha,
             spent=len(spent),
-            spent_law=law_of(self.measured, bootstrap=0),
+            spent_law=self.fit(spent) if len(spent) < replication.n else None,
             spent_variance=float(np.var(y[spent], ddof=1)) or None,
         )
 
@@ -229,10 +237,10 @@ def _fitting(named: tuple[int, ...] | None, rule: PilotRule, scheme: Scheme, n: 
     room = largest_size(n, scheme, _validation(rule, scheme, n), rule.folds)
     if scheme == "ramp-up":
         sizes = named or [round(step * n / 20) for step in range(1, 20)]
-        room -= SMALLEST_PART  # to rectify
+        room -= MINIMUM  # to rectify
     else:
         sizes = named or sorted({room // 2**k for k in range(SIZES)})
-    return tuple(size for size in sizes if SMALLEST_PART <= size <= room)
+    return tuple(size for size in sizes if MINIMUM <= size <= room)
 
 
 def _validation(rule: PilotRule, scheme: Scheme, n: int) -> int:
