@@ -32,7 +32,7 @@ from ftrect_ray.study import Candidate, Model, Pilots, Training
 
 BUDGETS = {"fast": (300, 500, 700, 1000), "finetune": (300, 1000)}
 REPLICATIONS = {"fast": 1000, "finetune": 30}
-#: What the slow lane has time for. With --designs others join them later.
+#: What the slow lane has time for; --designs names others, which join them.
 FINETUNE_DESIGNS = ("mean", "crossfit-2", "auto")
 #: Of the slow lane, by budget: unlabelled texts, since each fine-tune predicts them all; of n labels and m texts the
 #: share n/(n + m) of what a model explains stays in the variance, a ninth and a thirteenth.
@@ -42,7 +42,8 @@ TEXTS_PER_LABEL = 8
 MAX_FINETUNES = {"fast": 5, "finetune": 2}
 #: What the fast lane replays with the mean square too: FTR's rows. With a free intercept both are one (FTR, Remark 1).
 WITH_MSE = frozenset({"split-5", "split-10", "split-20", "split-30", "split-40", "crossfit-2", "crossfit-5"})
-#: Designs that the fast lane leaves out: they cost most of its time, and lie between others or beyond the best split.
+#: Designs that the fast lane leaves out, for they cost most of its time: splits beyond the best one, and more or other
+#: folds than the planner's.
 LEFT_OUT = frozenset({"split-50", "split-60", "crossfit-3", "crossfit-10"}) | {
     f"rotation-{turn}" for turn in ("1-3", "1-4", "2-4", "1-5", "3-5")
 }
@@ -110,7 +111,7 @@ def main() -> int:
     done: dict[str, Any] = json.loads(record.read_text()) if record.exists() else {}
     for case in () if options.table_only else cases(options):
         print(case.name, flush=True)
-        done[case.name] = {"data": case.data, "lane": case.lane, **measured(case, options)}
+        done[case.name] = joined(done.get(case.name), {"data": case.data, "lane": case.lane, **measured(case, options)})
         RunStorage.open(options.output).write_json(done, record.name)
         (options.output / "savings.md").write_text(table(done))
     (options.output / "savings.md").write_text(table(done))
@@ -171,6 +172,19 @@ def measured(case: Case, options: argparse.Namespace) -> dict[str, Any]:
     return kept | {"rows": [row for document in reversed(documents) for row in document["rows"]]}
 
 
+def joined(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> dict[str, Any]:
+    """What was measured ``now``, and the models, budgets and designs of ``before`` that it does not have."""
+
+    def key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+        return tuple(row[name] for name in ("model", "objective", "budget", "design"))
+
+    if before is None:
+        return dict(now)
+    known = {key(row) for row in now["rows"]}
+    rows = [*now["rows"], *(row for row in before["rows"] if key(row) not in known)]
+    return {**now, "budgets": sorted({*before["budgets"], *now["budgets"]}), "rows": rows}
+
+
 def _prompted(data: str, **settings: Any) -> Model:
     return Model(name="smollm2", max_tokens=192, options=PROMPTS[data], **settings)
 
@@ -201,9 +215,12 @@ def table(done: Mapping[str, Any]) -> str:
         "1 − mean estimated variance / that of the sample mean, ± one Monte-Carlo error, paired by replication.",
         "In brackets the coverage of the 95 % interval of the population's mean. Every label that trained, stopped or",
         "sized a model is charged. Grid-best chooses the split by the outcome, which nobody can who has one study.",
+        "PPI rectifies what an untrained SmolLM2-135M answers to a prompt, whatever the section's model. The planner's",
+        "variance is compared with the listed designs that a study of the section's model can have.",
     ]
     for result in done.values():
-        for model in dict.fromkeys(row["model"] for row in result["rows"]):
+        there = {row["model"] for row in result["rows"]}
+        for model in (name for name in (*MODELS[result["lane"]], ANY) if name in there):
             lines += ["", *_section(model, result)]
     return "\n".join(lines) + "\n"
 
@@ -211,11 +228,15 @@ def table(done: Mapping[str, Any]) -> str:
 def _section(model: str, result: Mapping[str, Any]) -> list[str]:
     budgets, population = result["budgets"], result["population"]
     texts = f", {result['texts']:,} unlabelled texts each" if result["texts"] else ""
+    own = [row for row in result["rows"] if row["model"] == model]
+    replications = max(row["replications"] + row["unavailable"] for row in own)
+    honest = max(row["coverage_honest"] for row in own if row["design"] == "mean")
     alone = f", {budgets[0]:,} labels" if len(budgets) == 1 else ""
     lines = [
         f"## {DATA[result['data']]}: {TITLES[model, result['lane']]}{alone}",
         "",
-        f"{result['replications']:,} replications of each budget, {population['rows']:,} rows{texts}.",
+        f"{replications:,} replications of each budget, {population['rows']:,} rows{texts}. "
+        f"The Monte-Carlo error of the coverage of honest intervals is {100 * honest:.1f} points.",
         "",
         "| design | " + " | ".join(f"{budget:,} labels" for budget in budgets) + " |",
         "|---|" + "---|" * len(budgets),

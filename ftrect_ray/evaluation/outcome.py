@@ -30,6 +30,7 @@ def write_outcome(
         "designs": list(spec.replayed),
         "replications": spec.replications,
         "texts": spec.texts,
+        "untrained": None if spec.untrained is None else spec.untrained.name,
         "alpha": spec.study.alpha,
         "seed": spec.study.seed,
         "notes": list(spec.notes),
@@ -64,6 +65,7 @@ def settings(spec: EvaluationSpec) -> str:
         "target_rows": spec.target_rows,
         "distinct": spec.distinct,
         "max_finetunes": spec.finetunes_allowed,
+        "untrained": None if spec.untrained is None else spec.untrained.model_dump(mode="json"),
         "pilots": {budget: _pilots(spec, budget) for budget in spec.budgets},
     }
     study = spec.study.model_dump(mode="json", exclude={"pilots", "max_finetunes"})

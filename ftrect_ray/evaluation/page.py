@@ -86,6 +86,7 @@ def build_page(document: dict[str, Any], settings: str) -> tuple[str, dict[str, 
             repeated=words.count(document["population"]["repeated"]) if document["population"]["repeated"] else "",
             beyond=words.count(document["population"]["beyond"]) if document["population"]["beyond"] else "",
             texts=words.count(document["texts"]) if document["texts"] else "",
+            untrained=document["untrained"],
             settings=words.plain(settings),
         )
     )

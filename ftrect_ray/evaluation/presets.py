@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ftrect_ray.errors import InputError
@@ -14,6 +14,9 @@ from ftrect_ray.study_file import parse_study
 
 #: Reviews whose mean is the truth in FTR's Wine Reviews, where the file has as many.
 TARGET_REVIEWS = 15_000
+
+#: Sizes of FTR's pilots.
+RAMP = tuple(range(50, 701, 50))
 
 
 @dataclass(frozen=True)
@@ -25,19 +28,18 @@ class Preset:
     study : str
         YAML; ``{table}`` stands for the file's name in quotes.
     needs_table : bool
-    pilots : PilotRule or None
-        Where the study names none.
+    pilots : PilotRule
+        Unless the user says otherwise.
     notes : tuple of str
         What a reader of the page should know.
     """
 
-    description: str
     study: str
     needs_table: bool
     budgets: tuple[int, ...] = (300, 500, 700, 1000)
     distinct: bool = False
     target_rows: int | None = None
-    pilots: PilotRule | None = None
+    pilots: PilotRule = field(default_factory=PilotRule)
     notes: tuple[str, ...] = ()
 
 
@@ -61,7 +63,6 @@ PROMPTS = {
 
 PRESETS: dict[str, Preset] = {
     "wine": Preset(
-        description="FTR's Wine Reviews: a csv with 'description' and 'points', by the authors' protocol",
         needs_table=True,
         distinct=True,
         target_rows=TARGET_REVIEWS,
@@ -70,6 +71,7 @@ PRESETS: dict[str, Preset] = {
             "the other 15,000 is the truth. Here every label is charged, so nothing is kept aside: the target is "
             "15,000 unique reviews, or all where the file has fewer.",
         ),
+        pilots=PilotRule(scheme="ramp-up", sizes=RAMP, ramp=RAMP),
         study=f"""\
 study: wine-reviews
 data: {{table: {{table}}, text: description, label: points, id: null, scale: [80, 100]}}
@@ -80,7 +82,7 @@ model:
   pooling: last
   max_tokens: 192
 max_finetunes: 5
-pilots: {{scheme: ramp-up, sizes: [{", ".join(str(size) for size in range(50, 701, 50))}], seeds: 1}}
+pilots: {{scheme: ramp-up, sizes: {list(RAMP)}, seeds: 1}}
 training:
   workers: 1
   epochs: 20
@@ -94,9 +96,7 @@ training:
 """,
     ),
     "vader": Preset(
-        description="23,703 short texts and how positive people found them: the data of the default study",
         needs_table=False,
-        pilots=PilotRule(),
         study="""\
 study: vader-valence
 data: {source: vader, text: text, label: rating, id: id, scale: [-4, 4]}
@@ -123,5 +123,6 @@ def preset(name: str, table: str | None, overrides: Sequence[str]) -> tuple[Stud
     study = parse_study(text, overrides, where=f"preset {name}")
     untrained = Model(name="smollm2", max_tokens=192, options=PROMPTS[name])
     settings = {"distinct": chosen.distinct, "target_rows": chosen.target_rows, "notes": chosen.notes}
-    pilots = None if "pilots" in study.model_fields_set else chosen.pilots
+    renamed = any(override.partition("=")[0].split(".")[0].strip() == "pilots" for override in overrides)
+    pilots = None if renamed else chosen.pilots
     return study, settings | {"budgets": chosen.budgets, "untrained": untrained, "pilots": pilots}

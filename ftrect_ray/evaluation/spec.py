@@ -25,6 +25,8 @@ FINETUNE_DESIGNS = (
 #: Design that every other is compared with, replication by replication; it is always replayed.
 CLASSICAL = "mean"
 MOST_REPLICATIONS = 1_000_000
+#: Two budgets at which equal rules agree, and others do not: V may be a share of the labels, or a number of them.
+RULES_AT = (100, 1000)
 #: Raised by one when records of an older program must not be mixed with new ones.
 FORMAT = 1
 
@@ -173,7 +175,7 @@ class EvaluationSpec:
             "data": population.digest,
             "seed": self.study.seed,
             "alpha": self.study.alpha,
-            "pilots": digest(asdict(self.pilot_rule(100))),
+            "pilots": digest([asdict(self.pilot_rule(n)) for n in RULES_AT]),
             "max_finetunes": self.finetunes_allowed,
             "untrained": None if self.untrained is None else digest(self.untrained.model_dump()),
             "lane": self.lane,

@@ -83,7 +83,8 @@ class Replayed:
 def summarise(spec: EvaluationSpec, population: Population, records: pa.Table) -> list[Row]:
     """What the records of ``spec`` say, in the order of models, objectives, budgets and designs.
 
-    With several candidates and ``auto``, rows of the model ``any model`` follow: the planner chooses the model too.
+    With several candidates and ``auto``, rows of the model ``any model`` follow: the planner chooses the model too. Not
+    where pilots ramp up: there each candidate spends other labels, and a study is charged with all of them.
 
     ``records`` are those of :class:`~.records.Records`; there may be more than ``spec`` asks for.
 
@@ -117,6 +118,8 @@ def summarise(spec: EvaluationSpec, population: Population, records: pa.Table) -
     if len(spec.candidates) > 1 and AUTO in spec.replayed:
         for objective in spec.objectives:
             for budget in spec.budgets:
+                if spec.pilot_rule(budget).scheme == "ramp-up":
+                    continue
                 by_model = {model: replayed[model, objective, budget] for model in spec.candidates}
                 best = _best(one for model, designs in by_model.items() for one in _possible(spec, model, designs))
                 rows = _of_one_budget(spec, population, budget, _over_models(by_model), best)
@@ -167,7 +170,7 @@ def _over_models(by_model: Mapping[str, list[Replayed]]) -> list[Replayed]:
         high=picked("high"),
         n_finetune=picked("n_finetune"),
         finetunes=picked("finetunes"),
-        pilots=np.sum([auto.pilots for auto in autos.values()], axis=0),
+        pilots=np.nansum([auto.pilots for auto in autos.values()], axis=0),
         predicted=picked("predicted"),
         chosen=tuple(auto.chosen[i] and f"{name}: {auto.chosen[i]}" for name, auto, i in taken),
         reasons=tuple(auto.reasons[i] for _, auto, i in taken),

@@ -43,6 +43,10 @@ def test_device_hours_by_hand():
     first, *_ = sizes = made["sequential"].sizes
     assert made["sequential"].gpu_hours == pytest.approx(hours(*sizes, rectified=400 - first))
     assert made["classical"].gpu_hours == made["rectify-only"].gpu_hours == 0
+    asked = plan(WINE, labels=400, compute=COMPUTE, rectify_variance=4.0, untrained=True, prices=Prices(0, 3), **SHARED)
+    assert asked["rectify-only"].gpu_hours == pytest.approx(0.01 * 10_400 / 3600)  # one pass, and no training
+    assert asked["rectify-only"].price == pytest.approx(3 * asked["rectify-only"].gpu_hours)
+    assert asked["rectify-only"].variance == made["rectify-only"].variance
 
 
 def test_readouts_of_one_backbone_read_the_texts_once():
@@ -63,6 +67,25 @@ def test_prices_by_hand():
     assert "device-hours" in str(made)
     assert "price" in str(made)
     assert "price" not in str(plan(WINE, labels=400, **SHARED))
+
+
+def test_what_is_not_allowed_is_no_offer():
+    offers = cheapest(WINE, 0.2, prices=Prices(1.0), max_finetunes=2, spent=200, **SHARED)
+    assert offers[0].design == "crossfit-2"
+    assert {offer.design for offer in offers} == {"classical", "split-after-pilots", "recycle", "crossfit-2"}
+    assert "split" in {offer.design for offer in cheapest(WINE, 0.2, prices=Prices(1.0), max_finetunes=2, **SHARED)}
+
+
+@pytest.mark.parametrize("name", ["split-after-pilots", "recycle"])
+def test_labels_that_pilots_spent_make_a_split_dearer(name):
+    free, spent = (labels_for_half_width(WINE, 0.2, spent=spent, **SHARED) for spent in (1, 600))
+    assert spent[name] > free[name]
+    made = plan(WINE, labels=spent[name], spent=600, **SHARED)[name]
+    assert made.interval_length / 2 <= 0.2
+    assert made.n_finetune == 600
+    assert spent["crossfit-2"] == free["crossfit-2"]
+    seen = [labels_for_power(WINE, 1.0, spent=spent, **SHARED)[name] for spent in (1, 600)]
+    assert seen[0] < seen[1]
 
 
 @settings(deadline=None, max_examples=20)

@@ -28,7 +28,8 @@ def run() -> ModuleType:
 
 def row(design: str, budget: int, **numbers: Any) -> dict[str, Any]:
     errors = {f"{name}_error": 0.004 for name, value in numbers.items() if isinstance(value, float)}
-    return {"model": "minilm", "objective": "variance", "design": design, "budget": budget, **numbers, **errors}
+    own = {"model": "minilm", "objective": "variance", "design": design, "budget": budget, "replications": 998}
+    return own | {"unavailable": 2, "coverage_honest": 0.0069, **numbers, **errors}
 
 
 def test_the_table_shows_savings_coverage_and_what_the_planner_knew(run: ModuleType) -> None:
@@ -43,13 +44,33 @@ def test_the_table_shows_savings_coverage_and_what_the_planner_knew(run: ModuleT
     }  # fmt: skip
     lines = run.table({"vader-fast": result}).splitlines()
     assert "## Default data: MiniLM frozen, closed form" in lines
-    assert "1,000 replications of each budget, 23,703 rows." in lines
+    told = (
+        "1,000 replications of each budget, 23,703 rows. The Monte-Carlo error of the coverage of honest intervals is"
+    )
+    assert f"{told} 0.7 points." in lines
     assert "| Fine-tune only (Var) | – (41.0 %) | – (41.0 %) |" in lines
     assert "| Var + PPI, ramp-up | – | -20.0 ± 0.4 % (95.1 %) |" in lines
     assert "| Chosen by the planner (Var) | 30.0 ± 0.4 % (95.2 %) | 30.0 ± 0.4 % (95.2 %) |" in lines
     assert "| planner: predicted / realised length | 1.012 ± 0.004 | 1.012 ± 0.004 |" in lines
     assert "| planner: variance over the best design's | 2.1 ± 0.4 % | 2.1 ± 0.4 % |" in lines
     assert not any("split-20" in line for line in lines)
+
+
+def test_what_is_measured_later_joins_the_table(run: ModuleType) -> None:
+    before = {"budgets": [300], "rows": [row("mean", 300, saved=0.0), row("auto", 300, saved=0.1)]}
+    other = [{**found, "model": "smollm2"} for found in before["rows"]]
+    now = {"budgets": [300, 500], "rows": [row("auto", 300, saved=0.3), row("auto", 500, saved=0.4), *other]}
+    made = run.joined(before, now)
+    assert made["budgets"] == [300, 500]
+    found = {(one["model"], one["budget"], one["design"]): one["saved"] for one in made["rows"]}
+    assert found == {
+        ("minilm", 300, "auto"): 0.3,
+        ("minilm", 500, "auto"): 0.4,
+        ("smollm2", 300, "mean"): 0.0,
+        ("smollm2", 300, "auto"): 0.1,
+        ("minilm", 300, "mean"): 0.0,
+    }
+    assert run.joined(None, now) == now
 
 
 def test_quick_cases_come_first_and_wine_only_with_its_file(run: ModuleType) -> None:

@@ -227,3 +227,35 @@ def test_too_few_labels_and_missing_predictions_are_refused(name, table):
 def test_an_unknown_design_has_a_near_name():
     with pytest.raises(InputError, match="did you mean 'crossfit-5'"):
         fewest_labels("crosfit-5")
+
+
+class Diverging:
+    """A learner of which every model with fewer than ``least`` rows diverges."""
+
+    def __init__(self, learner: FrozenLearner, least: int) -> None:
+        self.learner, self.least = learner, least
+
+    def learn(self, own, seeds, objective, where=None):
+        if min(map(len, own)) < self.least:
+            raise StatisticalRefusal("the fine-tune diverged")
+        return self.learner.learn(own, seeds, objective, where)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_pilot_that_diverged_was_charged_and_tells_nothing(scheme, table):
+    """As in a study: the others are measured, and the ramp-up climbs on."""
+    whole, part = (
+        Pilots(replication(table, Diverging(FrozenLearner(*table), least), pilots=PilotRule(scheme=scheme)))
+        for least in (0, 35)
+    )
+    for pilots in (whole, part):
+        pilots.run(scheme, (20, 40, 80, 120, 150))
+    kept = [one for one in whole.measured if one.size >= 35]
+    assert [one.nested for one in part.measured][: len(kept)] == [one.nested for one in kept]
+    assert [one.variance for one in part.measured][: len(kept)] == [one.variance for one in kept]
+    small = {charge.model for charge in part.charges if len(charge.places) < 35}
+    assert small >= {
+        charge.model for charge in whole.charges if charge.use == Use.PILOT_TRAIN and len(charge.places) < 35
+    }
+    with pytest.raises(StatisticalRefusal, match="diverged"):
+        Pilots(replication(table, Diverging(FrozenLearner(*table), 1000))).run(scheme, (20, 40, 80))

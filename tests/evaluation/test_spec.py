@@ -107,6 +107,7 @@ def test_a_folder_of_another_evaluation(study: Path, tmp_path: Path, refused: Ca
     assert "the folder holds results of another evaluation: seed, model minilm differ" in error
     assert "choose another folder with -o" in error
     assert "data differ" in refused("--set", "data.prediction=null")  # the same file, read otherwise
+    assert ": pilots differ" in refused("--set", "pilots.validation=25")  # a quarter, of 100 labels alone
 
 
 @pytest.mark.parametrize("content", [None, "", "{", "{}", "[]", '{"identity": 3, "models": {}}'])
@@ -197,6 +198,10 @@ def test_the_wine_preset_is_the_authors_protocol() -> None:
     assert further["target_rows"] == 15_000
     assert study.pilots is not None
     assert study.pilots.sizes == list(range(50, 701, 50))
+    spec = EvaluationSpec(study, replications=2, budgets=(300,), designs=("auto",), pilots=further["pilots"])
+    rule = spec.pilot_rule(300)
+    assert (rule.scheme, rule.ramp, rule.validation) == ("ramp-up", tuple(range(50, 701, 50)), 0.2)
+    assert preset("wine", "reviews.csv", ["pilots.seeds=2"])[1]["pilots"] is None  # then as the study says
     lora, training = study.model.lora, study.training
     assert (study.model.adapter, lora.rank, lora.alpha, lora.dropout, lora.targets) == (
         "lora",

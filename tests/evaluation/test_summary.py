@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 import re
 from pathlib import Path
@@ -76,7 +77,7 @@ def rows(population: Population) -> list[dict[str, Any]]:
                     "low": value - half,
                     "high": value + half,
                 }
-                row |= {"n_finetune": 80, "finetunes": 5, "pilots": 0}
+                row |= {"n_finetune": 80, "finetunes": 5, "pilots": 7 if design == "auto" else 0}
             if design == "auto":
                 row |= {"predicted_length": 2 * 1.96 * sd * 1.05, "chosen": "crossfit-5" if number % 4 else "classical"}
             found.append(row)
@@ -188,8 +189,20 @@ def test_among_several_models_the_planner_takes_the_shortest_promise(
         == "minilm: crossfit-5 × 51, other: crossfit-5 × 23, minilm: classical × 17, other: classical × 8"
     )
     assert (chosen["replications"], chosen["unavailable"], chosen["reason"]) == (99, 1, "no room for a pilot")
+    json.dumps(chosen, allow_nan=False)
+    assert chosen["pilots"] == pytest.approx(np.mean([14.0] * 98 + [7.0]))  # of both models, but for a refused one
     assert chosen["regret"] == pytest.approx(0.52 * (68 + 31 * 100) / 99 - 1, rel=0.05)  # over the sample mean
     assert found["any model", "mean"]["rmse"] == found["minilm", "mean"]["rmse"]
+
+
+def test_candidates_that_climb_alone_are_not_chosen_among(population: Population, rows: list[dict[str, Any]]) -> None:
+    """Under a ramp-up each spends other labels, and no record says what a study of all would have spent."""
+    pilots = {"scheme": "ramp-up", "sizes": [20, 40, 80]}
+    candidates = {"minilm": {"model": {"name": "minilm"}}, "other": {"model": {"name": "smollm2"}}}
+    study = {"study": "made-up", "data": {"table": "t.csv", "text": "text"}, "candidates": candidates, "pilots": pilots}
+    both = EvaluationSpec(Study.model_validate(study), 100, (BUDGET,), ("auto",))
+    beside = [row | {"model": model} for row in rows for model in candidates if row["design"] in ("mean", "auto")]
+    assert {row["model"] for row in summarise(both, population, table(beside))} == set(candidates)
 
 
 def test_records_come_back_as_they_were_in_any_order(rows: list[dict[str, Any]], tmp_path: Path) -> None:
@@ -228,7 +241,7 @@ def page(
 ) -> tuple[str, dict[str, bytes]]:
     document = {
         "study": "made-up <b>", "lane": "fast", "models": ["minilm"], "budgets": [BUDGET], "replications": R,
-        "texts": None, "alpha": 0.05, "notes": ["A remark."], "rows": list(summary.values()),
+        "texts": None, "untrained": "smollm2", "alpha": 0.05, "notes": ["A remark."], "rows": list(summary.values()),
         "population": {"rows": ROWS, "truth": population.truth, "repeated": 12, "beyond": 0},
     }  # fmt: skip
     return build_page(document, "study: made-up")

@@ -148,6 +148,24 @@ def test_pilots_beyond_the_budget_are_refused_before_any_work(pilots: str, messa
     assert [line.startswith(str(message)) for line in found] == [True] * (message is not None)
 
 
+@pytest.mark.parametrize(
+    ("scheme", "more", "refused"),
+    [
+        ("cross-fitted", [], True),
+        ("cross-fitted", ["finetune_labels=50"], False),
+        ("shared", [], False),
+        ("ramp-up", [], False),
+    ],
+)
+def test_pilots_that_leave_a_split_nothing_to_rectify_with(
+    scheme: str, more: list[str], refused: bool, tmp_path: Path
+) -> None:
+    sizes = f"pilots={{scheme: {scheme}, sizes: [20, 40, 80], seeds: 1}}"
+    found = problems(study_of(tmp_path, sizes, "design=split", *more))
+    told = "the pilots spend 200 of 200 labels, and what sizes a split may not rectify it (pilots)"
+    assert [line.startswith(told) for line in found] == [True] * refused
+
+
 def test_folds_of_few_clusters_are_refused_before_any_work(tmp_path: Path) -> None:
     study = study_of(
         tmp_path, "pilots={scheme: cross-validated, sizes: [10, 20], seeds: 1, folds: 5}", "data.cluster=group"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from ftrect_ray.allocation import plan
 from ftrect_ray.estimators import Sample, mean
-from ftrect_ray.report import ReportInputs, methods, words
+from ftrect_ray.report import ReportInputs, build_report, methods, words
 from ftrect_ray.report.budget import Budget, fitted_law
 from ftrect_ray.report.diagnostics import TITLES, Check, checks
 from ftrect_ray.report.figures_labels import label_rows
@@ -94,6 +95,40 @@ def test_budget_curve_passes_through_the_plan(make_inputs: Make) -> None:
     assert budget.half_width(np.array([600]))[0] == pytest.approx(planned / 2, rel=1e-9)
     assert budget.classical_half_width(np.array([600]))[0] == pytest.approx(1.959964 * (2.705 / 600) ** 0.5, rel=1e-6)
     assert budget.classical_half_width(np.array([budget.classical_labels_for(0.1)]))[0] == pytest.approx(0.1)
+
+
+def finite(inputs: ReportInputs) -> ReportInputs:
+    return replace(inputs, study={**inputs.study, "population": "finite"}, estimate={**inputs.estimate, "m": 900})
+
+
+def test_budget_of_a_finite_population_ends_with_its_rows(make_inputs: Make) -> None:
+    inputs = finite(make_inputs())
+    budget, law = Budget.of(inputs), fitted_law(inputs.law)
+    assert budget is not None
+    assert law is not None
+    made = plan(law, labels=600, unlabeled=900, variance=2.705, folds=(2,), population="finite")
+    assert 2 * budget.half_width(np.array([600]))[0] == pytest.approx(made["crossfit-2"].interval_length, rel=1e-9)
+    assert 2 * budget.classical_half_width(np.array([600]))[0] == pytest.approx(made["classical"].interval_length)
+    assert budget.classical_half_width(np.array([budget.classical_labels_for(0.1)]))[0] == pytest.approx(0.1)
+    assert budget.more_than(600) == 1050  # half of the 900 that are left
+    assert np.isnan(budget.half_width(np.array([1500]))[0])
+    html, _ = build_report(inputs)
+    assert "1,050 answers instead of 600" in html
+
+
+@pytest.mark.parametrize(("design", "line"), [("split", "split-after-pilots"), ("recycle", "recycle")])
+def test_budget_of_a_split_cannot_rectify_with_the_pilots_labels(design: str, line: str, make_inputs: Make) -> None:
+    inputs = make_inputs()
+    assert inputs.allocation is not None
+    decision = {**inputs.allocation["decision"], "design": design, "selected_by_pilots": True}
+    allocation = {**inputs.allocation, "decision": decision, "chosen": line}
+    budget = Budget.of(replace(inputs, allocation=allocation, estimate={**inputs.estimate, "design": design}))
+    law = fitted_law(inputs.law)
+    assert budget is not None
+    assert law is not None
+    made = plan(law, labels=600, unlabeled=23_103, variance=2.705, spent=350)[line]
+    assert made.n_finetune >= 350
+    assert 2 * budget.half_width(np.array([600]))[0] == pytest.approx(made.interval_length, rel=1e-9)
 
 
 def test_methods_paragraph_is_the_run_that_was(make_inputs: Make) -> None:

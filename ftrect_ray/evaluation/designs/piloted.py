@@ -10,6 +10,7 @@ import numpy as np
 
 from ftrect_ray.allocation import LawFit, Plan, plan
 from ftrect_ray.allocation.pilot_rows import FOLDED, PilotDraw, Scheme, largest_size, pilot_draws
+from ftrect_ray.allocation.planner import FOLDS
 from ftrect_ray.allocation.ramp_up import next_size
 from ftrect_ray.allocation.split import MINIMUM
 from ftrect_ray.errors import StatisticalRefusal
@@ -34,6 +35,7 @@ class Pilots:
 
     replication: Replication
     measured: list[Measurement] = field(default_factory=list)
+    refused: list[StatisticalRefusal] = field(default_factory=list)
     charges: list[Charge] = field(default_factory=list)
     models: int = 0
 
@@ -43,7 +45,7 @@ class Pilots:
         Raises
         ------
         StatisticalRefusal
-            There is none.
+            There is none, or none could be measured.
         """
         replication, rule = self.replication, self.replication.pilots
         n, held = replication.n, _validation(rule, scheme, replication.n)
@@ -51,34 +53,47 @@ class Pilots:
             raise StatisticalRefusal(f"{n} labels have no room for a pilot", mend="label more rows")
         seed = int(replication.rng(PILOTS).integers(2**31))
         draws = pilot_draws(n, sizes, rule.seeds, scheme, held, rule.folds, seed)
-        if scheme != "ramp-up":
+        if scheme == "ramp-up":
+            self._climb(draws, sizes, held)
+        else:
             self._measure(draws)
-            return
+        if not self.measured:
+            raise self.refused[0]
+
+    def _climb(self, draws: Sequence[PilotDraw], sizes: Sequence[int], held: int) -> None:
+        known: dict[int, list[float]] = {}
         size: int | None = sizes[0]
         while size is not None:
             self._measure([draw for draw in draws if draw.size == size])
-            known: dict[int, list[float]] = {}
-            for one in self.measured:
-                known.setdefault(one.nested, []).append(one.variance)
-            size = next_size(sizes, known, held, n - held)
+            known[size] = [one.variance for one in self.measured if one.nested == size]
+            size = next_size(sizes, known, held, self.replication.n - held)
 
     def _measure(self, draws: Sequence[PilotDraw]) -> None:
-        """Train them and measure Var(Y − f) on the rows that each never saw, that of all folds of a size together."""
-        replication = self.replication
-        seeds = [replication.seed + 1 + draw.repetition for draw in draws]
-        f = replication.learn([draw.own for draw in draws], seeds, replication.labeled)
-        residuals: dict[tuple[int, int], list[tuple[PilotDraw, np.ndarray]]] = {}
-        for draw, predicted in zip(draws, f.T, strict=True):
-            residual = replication.y[draw.measure] - predicted[replication.labeled[draw.measure]]
-            residuals.setdefault((draw.repetition, draw.size), []).append((draw, residual))
+        """Train them and measure Var(Y − f) on the rows that each never saw, that of all folds of a size together.
+
+        What diverged was charged and tells nothing, as in a study.
+        """
+        together: dict[tuple[int, int], list[PilotDraw]] = {}
+        for draw in draws:
+            together.setdefault((draw.repetition, draw.size), []).append(draw)
             self.charges.append(Charge(Use.PILOT_TRAIN, draw.name, draw.own))
             self.charges.append(Charge(Use.PILOT_MEASURE, draw.name, draw.measure))
-        for (_, size), folds in residuals.items():
-            u = np.concatenate([residual for _, residual in folds])
-            places = np.concatenate([draw.measure for draw, _ in folds])
-            own = float(np.mean([len(draw.own) for draw, _ in folds]))
-            self.measured.append(Measurement(own, size, float(np.var(u, ddof=1)), len(u), places, u[:, None]))
         self.models += len(draws)
+        for folds in together.values():
+            try:
+                self.measured.append(self._measurement(folds))
+            except StatisticalRefusal as refusal:
+                self.refused.append(refusal)
+
+    def _measurement(self, folds: Sequence[PilotDraw]) -> Measurement:
+        """Of one pilot, or of all its folds."""
+        replication = self.replication
+        seeds = [replication.seed + 1 + draw.repetition for draw in folds]
+        f = replication.learn([draw.own for draw in folds], seeds, replication.labeled)[replication.labeled]
+        u = np.concatenate([replication.y[d.measure] - f[d.measure, k] for k, d in enumerate(folds)])
+        places = np.concatenate([draw.measure for draw in folds])
+        own = float(np.mean([len(draw.own) for draw in folds]))
+        return Measurement(own, folds[0].size, float(np.var(u, ddof=1)), len(u), places, u[:, None])
 
     @property
     def spent(self) -> np.ndarray:
@@ -107,7 +122,7 @@ class Pilots:
         own, redrawn = told[""]
         return law_of(own, replicates=redrawn, seed=replication.seed)
 
-    def plan(self) -> Plan:
+    def plan(self, folds: Sequence[int] = FOLDS) -> Plan:
         """What every design would give."""
         replication = self.replication
         y, spent = replication.y, self.spent
@@ -118,6 +133,7 @@ class Pilots:
             unlabeled=int(np.count_nonzero(replication.unlabeled)),
             variance=float(np.var(y, ddof=1)),
             rectify_variance=existing or None,
+            folds=folds,
             alpha=replication.alpha,
             spent=len(spent),
             spent_law=self.fit(spent) if len(spent) < replication.n else None,
@@ -157,7 +173,7 @@ def auto(replication: Replication) -> DesignResult:
     rule = replication.pilots
     pilots = Pilots(replication)
     pilots.run(rule.scheme, pilot_sizes(rule, replication.n))
-    whole = pilots.plan()
+    whole = pilots.plan(tuple(sorted({*FOLDS, *range(2, replication.max_finetunes + 1)})))
     runs: dict[str, Callable[[Replication], DesignResult]] = {
         "classical": sample_mean,
         "split-after-pilots": partial(_sized, pilots=pilots, whole=whole, name="split-after-pilots"),
