@@ -39,6 +39,7 @@ def plan(
     batches: int = BATCHES,
     population: Population = "infinite",
     alpha: float = 0.05,
+    effect: float = 1.0,
     spent: int = 0,
     spent_law: ScalingLaw | LawFit | Curve | None = None,
     spent_variance: float | None = None,
@@ -73,6 +74,9 @@ def plan(
         ``finite``: the target is the mean of this very table, labelled and unlabelled rows; needs ``unlabeled``.
     alpha : float
         Intervals have level 1 − alpha.
+    effect : float
+        The design effect (Kish 1965) of how the labels were sampled: clusters, strata, weights. Every variance is
+        multiplied by it.
     spent : int
         Labels that pilots trained on or selected with. They may train, but never rectify what they shaped, so
         neither ``split-after-pilots`` nor ``recycle``: there s ≥ ``spent``. The others use them all, since none of
@@ -99,6 +103,7 @@ def plan(
     >>> plan(wine, labels=500, unlabeled=15000, variance=9.57).choose(max_finetunes=2).name
     'crossfit-2'
     """
+    effect = positive("effect", effect)
     n, alpha, spent = count("labels", labels, 2), open_unit("alpha", alpha), count("spent", spent, 0)
     setting = setting_of(law, n, unlabeled, variance, rectify_variance, minimum, population)
     setting = replace(setting, untrained=untrained)
@@ -109,7 +114,7 @@ def plan(
     baseline = designs.classical(setting, n).variance
     z = normal_quantile(alpha)
     rows = tuple(
-        _design(name, finetunes, rule(setting, n), setting, n, baseline, z, compute, prices)
+        _design(name, finetunes, rule(setting, n), setting, n, baseline, effect, z, compute, prices)
         for name, finetunes, rule in listed
     )
     return Plan(setting.curve, n, unlabeled, setting.sigma2, alpha, spent, population, rows)
@@ -202,24 +207,26 @@ def _design(
     setting: Setting,
     n: int,
     baseline: float | None,
+    effect: float,
     z: float,
     compute: Compute | None,
     prices: Prices | None,
 ) -> Design:
     if predicted.variance is None:
         return Design(name, finetunes, 0, None, None, None, None, unavailable=predicted.unavailable)
-    std_error = sqrt(predicted.variance)
+    variance = effect * predicted.variance
+    std_error = sqrt(variance)
     lengths = saved = None
     if len(predicted.draws):
         low, high = percentiles(predicted.draws)
-        lengths = 2 * z * sqrt(low), 2 * z * sqrt(high)
+        lengths = 2 * z * sqrt(effect * low), 2 * z * sqrt(effect * high)
         saved = None if baseline is None else (_saved(high, baseline, setting, n), _saved(low, baseline, setting, n))
     hours = hours_of(predicted, setting, n, compute)
     return Design(
         name,
         finetunes,
         max(predicted.sizes, default=0),
-        predicted.variance,
+        variance,
         std_error,
         2 * z * std_error,
         None if baseline is None else _saved(predicted.variance, baseline, setting, n),

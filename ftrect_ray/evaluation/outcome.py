@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from ftrect_ray.evaluation.designs import NEEDS_ZERO_SHOT
 from ftrect_ray.evaluation.page import build_page
 from ftrect_ray.evaluation.population import Population
 from ftrect_ray.evaluation.records import Records
@@ -30,7 +31,7 @@ def write_outcome(
         "designs": list(spec.replayed),
         "replications": spec.replications,
         "texts": spec.texts,
-        "untrained": None if spec.untrained is None else spec.untrained.name,
+        "untrained": spec.untrained.name if spec.untrained and NEEDS_ZERO_SHOT & set(spec.designs) else None,
         "alpha": spec.study.alpha,
         "seed": spec.study.seed,
         "notes": list(spec.notes),

@@ -44,6 +44,7 @@ def decide(
     spent_laws: Mapping[str, LawFit] | None = None,
     zero_shot: Mapping[str, float] | None = None,
     compute: Mapping[str, Compute] | None = None,
+    effect: float = 1.0,
 ) -> tuple[Decision, dict[str, Any]]:
     """The decision and ``allocation.json``.
 
@@ -70,6 +71,8 @@ def decide(
         ν of those that can be asked untrained: see ``measured.existing_variance``.
     compute : mapping of candidate to Compute, optional
         Device-seconds, for the designs' costs.
+    effect : float
+        Of how the labels were sampled: see ``pipeline.effect``.
     """
     n, answers = len(rows), np.asarray(rows.answers, dtype=np.float64)
     coefficients = Coefficients.of(study.target, study.objective)
@@ -94,6 +97,7 @@ def decide(
             folds=tuple(sorted({*FOLDS, study.folds, *range(2, study.max_finetunes + 1)})),
             population=study.population if unlabeled else "infinite",
             alpha=study.alpha,
+            effect=effect,
             spent=len(spent),
             spent_law=spent_laws,
             spent_variance=seen,
@@ -107,6 +111,7 @@ def decide(
         "labels": n,
         "unlabeled": unlabeled,
         "variance": variance,
+        "design_effect": effect,
         "spent": len(spent),
         "max_finetunes": study.max_finetunes,
         "designs": _rows(plans.get(candidate), len(spent), existing.get(candidate)),

@@ -23,6 +23,7 @@ from ftrect_ray.pipeline.allocate import decide
 from ftrect_ray.pipeline.check import check_base, check_budget
 from ftrect_ray.pipeline.context import Run
 from ftrect_ray.pipeline.design import plan_fits, spent_by_pilots
+from ftrect_ray.pipeline.effect import design_effect
 from ftrect_ray.pipeline.evidence import Evidence, gather_evidence, law_document
 from ftrect_ray.pipeline.piloting import run_pilot_stage
 from ftrect_ray.pipeline.record import settings_of
@@ -142,6 +143,7 @@ def allocate(run: Run) -> dict[str, Any]:
         spent_laws=evidence.spent_laws,
         zero_shot=evidence.zero_shot,
         compute=evidence.compute,
+        effect=design_effect(study, run.table),
     )
     run.storage.delete("scaling_law.json")
     if evidence.laws:

@@ -32,7 +32,7 @@ def planned_curve(given: Json) -> Curve | None:
 
 
 def answer_variance(inputs: ReportInputs) -> float | None:
-    """Labels times the variance of the classical estimate that was planned (Var Y for the mean), as the plan knew it.
+    """σ² of one answer as the plan knew it: Var Y for the mean, else labels times the classical variance.
 
     Else from the classical estimate itself; None where nothing tells it.
     """
@@ -44,12 +44,18 @@ def answer_variance(inputs: ReportInputs) -> float | None:
     return classical[planned].std_error ** 2 * inputs.labels if classical and planned is not None else None
 
 
+def design_effect(inputs: ReportInputs) -> float:
+    """Of how the labels were sampled, as the plan knew it."""
+    return float((inputs.allocation or {}).get("design_effect") or 1.0)
+
+
 @dataclass(frozen=True)
 class Budget:
     """Half-widths of the interval at level 1 − ``alpha`` as a function of the number of labels n.
 
-    ``variance`` is σ² of one answer. The ``unlabeled`` texts stay as many while the labels grow, unless the target is
-    the mean of the table's own ``rows``; ``spent`` labels of the pilots may not rectify.
+    ``variance`` is σ² of one answer, ``effect`` that of how the labels were sampled. The ``unlabeled`` texts stay as
+    many while the labels grow, unless the target is the mean of the table's own ``rows``; ``spent`` labels of the
+    pilots may not rectify.
     """
 
     design: str
@@ -57,6 +63,7 @@ class Budget:
     variance: float
     unlabeled: int
     alpha: float
+    effect: float = 1.0
     spent: int = 0
     rows: int | None = None
 
@@ -73,8 +80,9 @@ class Budget:
         if design == "split" and spent:
             design = "split-after-pilots"
         unlabeled = int(inputs.estimate.get("m") or max(inputs.texts - inputs.labels, 1))
+        effect = design_effect(inputs)
         rows = inputs.labels + unlabeled if inputs.study.get("population") == "finite" else None
-        budget = cls(design, curve, variance, unlabeled, float(inputs.estimate["alpha"]), spent, rows)
+        budget = cls(design, curve, variance, unlabeled, float(inputs.estimate["alpha"]), effect, spent, rows)
         return budget if np.isfinite(budget.half_width(np.array([inputs.labels]))).all() else None
 
     def more_than(self, labels: int) -> int:
@@ -97,17 +105,19 @@ class Budget:
             folds=(folds,),
             population="infinite" if self.rows is None else "finite",
             alpha=self.alpha,
+            effect=self.effect,
             spent=self.spent,
         )[self.design]
         return float("nan") if predicted.interval_length is None else predicted.interval_length / 2
 
     def classical_half_width(self, labels: np.ndarray) -> np.ndarray:
         """Of ``labels`` (k,) answers alone."""
-        return self._z * np.sqrt(self.variance * np.maximum(1 / np.asarray(labels, dtype=float) - self._known, 0.0))
+        of_mean = np.maximum(1 / np.asarray(labels, dtype=float) - self._known, 0.0)
+        return self._z * np.sqrt(self.effect * self.variance * of_mean)
 
     def classical_labels_for(self, half_width: float) -> float:
         """Answers that the classical estimate needs for ``half_width``."""
-        return 1 / ((half_width / self._z) ** 2 / self.variance + self._known)
+        return 1 / ((half_width / self._z) ** 2 / (self.effect * self.variance) + self._known)
 
     @property
     def _known(self) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ftrect_ray.report import words
-from ftrect_ray.report.budget import Budget, fitted_law
+from ftrect_ray.report.budget import Budget, design_effect, fitted_law
 from ftrect_ray.report.figures_plan import available_designs
 from ftrect_ray.report.inputs import Json, ReportInputs
 
@@ -157,9 +157,16 @@ def allocation(inputs: ReportInputs) -> dict[str, Any]:
         "candidates": _candidates(inputs, d),
         "reason": words.sentence(given.get("reason")),
         "of": _planned_quantity(inputs),
+        "effect": _effect(inputs),
         "predicted": words.fixed(chosen["interval_length"], d) if chosen else None,
         "came_out": words.fixed(came_out, d) if came_out is not None else None,
     }
+
+
+def _effect(inputs: ReportInputs) -> str:
+    """The design effect, where the labels are no simple random sample."""
+    effect = design_effect(inputs)
+    return "" if effect == 1.0 else words.fixed(effect, 2)
 
 
 def _range(row: Json, decimals: int) -> str:
