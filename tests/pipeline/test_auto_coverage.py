@@ -1,8 +1,9 @@
 """The pilots choose the design, and the model, with labels that rectify afterwards. Does the interval still cover?
 
-A small copy of the whole procedure with ridge regressions for language models: pilots at three sizes under either
-scheme, the law, the decision among designs and candidates, one of them untrained as well, and the estimate with all
-labels. The signal is so weak that the decision falls every way.
+A small copy of it with ridge regressions for language models: pilots at three sizes under either scheme, the law, the
+decision among designs and candidates, one of them untrained as well, and the estimate with all labels. The signal is so
+weak that the decision falls every way. The law has no doubt here, which takes long to draw, so the plan rests on the
+measured sizes; ``tests/evaluation/test_designs_coverage.py`` replays one model's whole procedure.
 """
 
 from __future__ import annotations
@@ -61,7 +62,13 @@ def law(name: str, scheme: str, x: np.ndarray, y: np.ndarray, seed: int) -> LawF
 
 
 def estimate_of(
-    decision: Decision, x: np.ndarray, y: np.ndarray, unlabeled: np.ndarray, untrained: np.ndarray, seed: int
+    decision: Decision,
+    x: np.ndarray,
+    y: np.ndarray,
+    unlabeled: np.ndarray,
+    untrained: np.ndarray,
+    spent: np.ndarray,
+    seed: int,
 ) -> Estimate:
     name = decision.candidate
     if decision.design == "crossfit":
@@ -71,6 +78,7 @@ def estimate_of(
         return mean(y, out_of_fold, np.column_stack([predict(beta, unlabeled) for beta in betas]), folds=fold)
     if decision.design in ("split", "recycle"):
         order = np.random.default_rng(seed).permutation(N)
+        order = np.concatenate([spent, order[~np.isin(order, spent)]])  # what sized the split may not rectify it
         own, rest = order[: decision.n_finetune], order[decision.n_finetune :]
         beta = ridge(name, x[own], y[own])
         found = mean(y[rest], predict(beta, x[rest]), predict(beta, unlabeled))
@@ -93,11 +101,11 @@ def replicate(study: Study, scheme: str, rng: np.random.Generator, signal: np.nd
     zero_shot = {"late": float(np.var(y - predict(untrained, x), ddof=1))} if study is SEVERAL else {}
     rows = Rows(tuple(map(str, range(N))), ("",) * N, y)
     draws = pilot_draws(N, SIZES, 2, scheme, N // 4, 5, seed)
-    spent = rows.take(np.unique(np.concatenate([part for draw in draws for part in (draw.own, draw.measure)])))
-    decision, _ = decide(study, laws, rows=rows, unlabeled=M, spent=spent, predictions=None, zero_shot=zero_shot)
-    intervals = [
-        estimate.interval for estimate in (estimate_of(decision, x, y, unlabeled, untrained, seed), classical_mean(y))
-    ]
+    spent = np.unique(np.concatenate([part for draw in draws for part in (draw.own, draw.measure)]))
+    among = {"rows": rows, "spent": rows.take(spent), "zero_shot": zero_shot}
+    decision, _ = decide(study, laws, unlabeled=M, predictions=None, **among)
+    ours_and_classical = (estimate_of(decision, x, y, unlabeled, untrained, spent, seed), classical_mean(y))
+    intervals = [estimate.interval for estimate in ours_and_classical]
     ours, classical = (bool(low <= 1 <= high) for low, high in intervals)
     return f"{decision.design} {decision.candidate}".strip(), ours, classical
 
