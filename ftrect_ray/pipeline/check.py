@@ -173,20 +173,16 @@ def _try(study: Study, question: Question, rows: Rows, loaded: LoadedTable) -> N
 
 
 def _leave_enough(study: Study, pilots: Sequence[PilotSpec], n: int) -> None:
-    """Refuse a split that the pilots shall size, where these spend the labels that are to rectify it.
-
-    A ramp-up stops by itself, and before that.
-    """
-    assert study.pilots is not None
-    if study.design not in ("split", "recycle") or study.finetune_labels or study.pilots.scheme == "ramp-up":
+    """Refuse a split that the pilots shall size, where these may spend the labels that are to rectify it."""
+    if study.design not in ("split", "recycle") or study.finetune_labels:
         return
     own = [rows.ids for spec in pilots if spec.size for rows in (spec.fit.train, spec.fit.stop, spec.measure)]
     spent = len(set().union(*own))
     if n - spent < MINIMUM:
         raise InputError(
-            f"the pilots spend {spent} of {n} labels, and what sizes a {study.design} may not rectify it",
+            f"the pilots may spend {spent} of {n} labels, and what sizes a {study.design} may not rectify it",
             where="pilots",
-            mend="use 'pilots.scheme: shared' with smaller sizes, give 'finetune_labels', or use 'design: crossfit'",
+            mend="lower 'pilots.sizes' (scheme shared or ramp-up), give 'finetune_labels', or use 'design: crossfit'",
         )
 
 

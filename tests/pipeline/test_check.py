@@ -162,7 +162,7 @@ def test_pilots_that_leave_a_split_nothing_to_rectify_with(
 ) -> None:
     sizes = f"pilots={{scheme: {scheme}, sizes: [20, 40, 80], seeds: 1}}"
     found = problems(study_of(tmp_path, sizes, "design=split", *more))
-    told = "the pilots spend 200 of 200 labels, and what sizes a split may not rectify it (pilots)"
+    told = "the pilots may spend 200 of 200 labels, and what sizes a split may not rectify it (pilots)"
     assert [line.startswith(told) for line in found] == [True] * refused
 
 
