@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,6 +74,71 @@ def test_the_commands_without_a_model_run(tmp_path: Path, monkeypatch: pytest.Mo
     assert {words[0] for words in done} == {"init", "estimate", "plan"}
     for words in done:
         assert main(words) == 0
+
+
+#: Rows of the table of savings: design and model there, and in savings.json the case, the model and the design.
+FROZEN = {
+    ("one split, sized by a ramp-up of pilots", "MiniLM, frozen"): ("vader-fast", "minilm", "split-ramp-up"),
+    ("best split in hindsight", "MiniLM, frozen"): ("vader-fast", "minilm", "split-best"),
+    ("cross-fitted, K = 5", "MiniLM, frozen"): ("vader-fast", "minilm", "crossfit-5"),
+    ("one split, sized by a ramp-up of pilots", "SmolLM2, a prompt's state"): (
+        "vader-fast",
+        "smollm2",
+        "split-ramp-up",
+    ),
+    ("recalibrated PPI, nothing trained", "SmolLM2, its answers to a prompt"): (
+        "vader-fast",
+        "smollm2",
+        "recalibrated",
+    ),
+    ("**the planner's choice of model and folds**", "SmolLM2, cross-fitted"): ("vader-fast", "any model", "auto"),
+}
+TUNED = {"MiniLM, all weights": "minilm"}
+
+
+def measured(case: str, model: str, design: str, budget: int) -> dict[str, Any]:
+    rows = json.loads((ROOT / "benchmarks" / "results" / "savings.json").read_text())[case]["rows"]
+    wanted = {"model": model, "design": design, "budget": budget, "objective": "variance"}
+    (found,) = [row for row in rows if wanted.items() <= row.items()]
+    return dict(found)
+
+
+def table_after(words: str) -> list[list[str]]:
+    """Cells of the first table after ``words``."""
+    lines = README[README.index(words) :].split("\n|", 1)[1].split("\n\n")[0].splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def test_the_savings_of_frozen_models_are_those_that_were_measured() -> None:
+    rows = table_after("The default data, labels saved")
+    assert {(row[0], row[1]) for row in rows} == set(FROZEN)
+    for design, model, *cells in rows:
+        for budget, cell in zip((300, 500, 1000), cells, strict=True):
+            saved = measured(*FROZEN[design, model], budget)["saved"]
+            assert cell.strip("*") == f"{round(100 * saved) + 0:d} %".replace("-", "−"), (design, model, budget)
+
+
+def test_the_savings_of_fine_tunes_are_those_that_were_measured() -> None:
+    rows = table_after("Real fine-tunes")
+    assert {row[0] for row in rows} == set(TUNED)
+    for model, *cells in rows:
+        for budget, case, told in ((300, "vader-finetune-2400", cells[:2]), (1000, "vader-finetune-12000", cells[2:])):
+            found = measured(case, TUNED[model], "auto", budget)
+            saved, ratio = (
+                f"{unit * found[name]:.{digits}f} ± {unit * found[f'{name}_error']:.{digits}f}"
+                for name, unit, digits in (("saved", 100, 1), ("predicted_ratio", 1, 3))
+            )
+            assert told == [f"{saved} %", ratio]
+
+
+def test_the_planner_kept_its_word() -> None:
+    """What the README says of lengths, regret and coverage, of all budgets."""
+    rows = json.loads((ROOT / "benchmarks" / "results" / "savings.json").read_text())["vader-fast"]["rows"]
+    autos = [row for row in rows if row["design"] == "auto"]
+    assert max(abs(row["predicted_ratio"] - 1) for row in autos) < 0.005
+    assert max(row["regret"] for row in autos) < 0.01
+    shares = [row["coverage"] for row in rows if row["design"] != "finetune-only"]
+    assert f"between {100 * min(shares):.1f} and {100 * max(shares):.1f} % of each rectified" in README
 
 
 def test_its_links_and_pictures_exist() -> None:
