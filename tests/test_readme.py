@@ -93,7 +93,7 @@ FROZEN = {
     ),
     ("**the planner's choice of model and folds**", "SmolLM2, cross-fitted"): ("vader-fast", "any model", "auto"),
 }
-TUNED = {"MiniLM, all weights": "minilm"}
+TUNED = {"MiniLM, all weights": "minilm", "SmolLM2, its answers to a prompt, LoRA": "smollm2"}
 
 
 def measured(case: str, model: str, design: str, budget: int) -> dict[str, Any]:
@@ -123,6 +123,8 @@ def test_the_savings_of_fine_tunes_are_those_that_were_measured() -> None:
     assert {row[0] for row in rows} == set(TUNED)
     for model, *cells in rows:
         for budget, case, told in ((300, "vader-finetune-2400", cells[:2]), (1000, "vader-finetune-12000", cells[2:])):
+            if not any(told):
+                continue
             found = measured(case, TUNED[model], "auto", budget)
             saved, ratio = (
                 f"{unit * found[name]:.{digits}f} ± {unit * found[f'{name}_error']:.{digits}f}"
