@@ -94,6 +94,7 @@ def main() -> int:
     parser.add_argument(
         "--wine", type=Path, help="csv with 'description' and 'points'; without it the default data alone"
     )
+    parser.add_argument("--data", default="vader,wine", help="default both; wine needs --wine")
     parser.add_argument("--lanes", default="fast,finetune")
     parser.add_argument("--models", default="minilm,smollm2")
     parser.add_argument("--replications", type=int, help="default 1,000, in the slow lane 30")
@@ -106,6 +107,8 @@ def main() -> int:
     )
     parser.add_argument("--table-only", action="store_true", help="write the table of what is measured")
     options = parser.parse_args()
+    if unknown := sorted(set(options.data.split(",")) - set(DATA)):
+        parser.error(f"--data {unknown[0]!r} is none of {', '.join(DATA)}")
     options.output.mkdir(parents=True, exist_ok=True)
     record = options.output / "savings.json"
     done: dict[str, Any] = json.loads(record.read_text()) if record.exists() else {}
@@ -120,7 +123,7 @@ def main() -> int:
 
 def cases(options: argparse.Namespace) -> list[Case]:
     """The quick lane first."""
-    data = ["vader"] + ["wine"] * (options.wine is not None)
+    data = [name for name in options.data.split(",") if name != "wine" or options.wine is not None]
     lanes: list[Lane] = [lane for lane in get_args(Lane) if lane in options.lanes.split(",")]
     return [case for lane in lanes for name in data for case in _of_lane(name, lane, options)]
 

@@ -74,12 +74,15 @@ def test_what_is_measured_later_joins_the_table(run: ModuleType) -> None:
 
 
 def test_quick_cases_come_first_and_wine_only_with_its_file(run: ModuleType) -> None:
-    options = argparse.Namespace(lanes="finetune,fast", wine=None, budgets=None, texts=None)
+    both = "vader,wine"
+    options = argparse.Namespace(data=both, lanes="finetune,fast", wine=None, budgets=None, texts=None)
     assert [case.name for case in run.cases(options)] == ["vader-fast", "vader-finetune-2400", "vader-finetune-12000"]
     assert [case.budgets for case in run.cases(options)] == [(300, 500, 700, 1000), (300,), (1000,)]
-    options = argparse.Namespace(lanes="fast", wine=Path("reviews.csv"), budgets="300,700", texts=None)
+    options = argparse.Namespace(data=both, lanes="fast", wine=Path("reviews.csv"), budgets="300,700", texts=None)
     assert [case.name for case in run.cases(options)] == ["vader-fast", "wine-fast"]
     assert {case.budgets for case in run.cases(options)} == {(300, 700)}
+    options = argparse.Namespace(data="wine", lanes="fast", wine=Path("reviews.csv"), budgets=None, texts=None)
+    assert [case.name for case in run.cases(options)] == ["wine-fast"]
 
 
 def test_reviews_that_end_in_the_middle_of_a_row_are_read(run: ModuleType, tmp_path: Path) -> None:
