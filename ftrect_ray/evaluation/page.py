@@ -120,9 +120,10 @@ def _headline(model: str, rows: Sequence[TableRow], document: dict[str, Any]) ->
         return None
     best = max(known, key=lambda row: (row.design == AUTO, row.by_budget[budget]["saved"]))
     found = best.by_budget[budget]
+    chosen = "the planner’s choice of model and design" if model == ANY else "the planner’s choice"
     return {
-        "model": model,
-        "title": "the planner’s choice" if best.design == AUTO else best.title,
+        "model": "" if model == ANY else model,
+        "title": chosen if best.design == AUTO else best.title,
         "budget": words.count(budget),
         "saved": words.percent(abs(found["saved"])),
         "verb": "saved" if found["saved"] >= 0 else "cost",

@@ -19,7 +19,7 @@ from ftrect_ray.evaluation.page import build_page
 from ftrect_ray.evaluation.population import Population
 from ftrect_ray.evaluation.records import KEY, SCHEMA, Records
 from ftrect_ray.evaluation.spec import EvaluationSpec
-from ftrect_ray.evaluation.summary import GRID_BEST, summarise
+from ftrect_ray.evaluation.summary import ANY, GRID_BEST, summarise
 from ftrect_ray.evaluation.titles import table_rows
 from ftrect_ray.finetune.spec import Rows
 from ftrect_ray.storage import RunStorage
@@ -236,14 +236,16 @@ def test_csv_holds_every_row_and_number(summary: dict[str, dict[str, Any]]) -> N
 
 
 @pytest.fixture(scope="module")
-def page(
-    spec: EvaluationSpec, population: Population, summary: dict[str, dict[str, Any]]
-) -> tuple[str, dict[str, bytes]]:
-    document = {
+def document(population: Population, summary: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return {
         "study": "made-up <b>", "lane": "fast", "models": ["minilm"], "budgets": [BUDGET], "replications": R,
         "texts": None, "untrained": "smollm2", "alpha": 0.05, "notes": ["A remark."], "rows": list(summary.values()),
         "population": {"rows": ROWS, "truth": population.truth, "repeated": 12, "beyond": 0},
     }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def page(document: dict[str, Any]) -> tuple[str, dict[str, bytes]]:
     return build_page(document, "study: made-up")
 
 
@@ -266,6 +268,13 @@ def test_the_page_loads_nothing_and_has_every_design(page: tuple[str, dict[str, 
     assert re.search(r"minilm, 100 labels: the planner’s choice saved <b>4[78]%</b> of the labels", html)
     assert "Left out: 12 rows with the text of an earlier row. A remark." in html
     assert not re.search(r">\s*nan|None<|inf%", html)
+
+
+def test_the_choice_among_models_is_the_headline(document: dict[str, Any]) -> None:
+    among = [{**row, "model": ANY} for row in document["rows"] if row["design"] in ("mean", "auto")]
+    html, _ = build_page({**document, "models": ["minilm", "smollm2"], "rows": [*document["rows"], *among]}, "")
+    headlines = re.findall(r'<p class="answer">(.*?) saved', html)
+    assert headlines == ["100 labels: the planner’s choice of model and design"]
 
 
 def test_rows_stand_as_in_the_paper() -> None:
