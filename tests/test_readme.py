@@ -125,6 +125,8 @@ def test_the_savings_of_fine_tunes_are_those_that_were_measured() -> None:
                 for name, unit, digits in (("saved", 100, 1), ("predicted_ratio", 1, 3))
             )
             assert told == [f"{saved} %", ratio]
+    ramp = measured("vader-finetune-2400", "minilm", "split-ramp-up", 300)
+    assert f"{100 * ramp['saved']:.1f} ± {100 * ramp['saved_error']:.1f} %".replace("-", "−") in README
 
 
 def test_the_planner_kept_its_word() -> None:

@@ -176,7 +176,10 @@ def measured(case: Case, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def joined(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> dict[str, Any]:
-    """What was measured ``now``, and the models, budgets and designs of ``before`` that it does not have."""
+    """What was measured ``now``, and the models, budgets and designs of ``before`` that it does not have.
+
+    A regret of ``now`` goes where ``before`` has another design beside it, which may be the best one.
+    """
 
     def key(row: Mapping[str, Any]) -> tuple[Any, ...]:
         return tuple(row[name] for name in ("model", "objective", "budget", "design"))
@@ -184,8 +187,12 @@ def joined(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> dict[str
     if before is None:
         return dict(now)
     known = {key(row) for row in now["rows"]}
-    rows = [*now["rows"], *(row for row in before["rows"] if key(row) not in known)]
-    return {**now, "budgets": sorted({*before["budgets"], *now["budgets"]}), "rows": rows}
+    others = [row for row in before["rows"] if key(row) not in known]
+    more = {key(row)[:-1] for row in others}
+    compared = [
+        {name: row[name] for name in row if key(row)[:-1] not in more or "regret" not in name} for row in now["rows"]
+    ]
+    return {**now, "budgets": sorted({*before["budgets"], *now["budgets"]}), "rows": [*compared, *others]}
 
 
 def _prompted(data: str, **settings: Any) -> Model:

@@ -73,6 +73,15 @@ def test_what_is_measured_later_joins_the_table(run: ModuleType) -> None:
     assert run.joined(None, now) == now
 
 
+def test_a_regret_among_fewer_designs_is_dropped(run: ModuleType) -> None:
+    before = {"budgets": [300], "rows": [row("mean", 300), row("crossfit-2", 300), row("auto", 300, regret=0.0)]}
+    now = {"budgets": [300, 500], "rows": [row("split-20", 300, regret=0.1), row("split-20", 500, regret=0.2)]}
+    found = {(one["design"], one["budget"]): one.get("regret") for one in run.joined(before, now)["rows"]}
+    assert found["auto", 300] == 0.0
+    assert found["split-20", 300] is None
+    assert found["split-20", 500] == 0.2
+
+
 def test_quick_cases_come_first_and_wine_only_with_its_file(run: ModuleType) -> None:
     both = "vader,wine"
     options = argparse.Namespace(data=both, lanes="finetune,fast", wine=None, budgets=None, texts=None)
