@@ -12,6 +12,7 @@ from transformers import LlamaConfig
 
 from ftrect_ray.finetune import engine
 from ftrect_ray.predictor import Predictor
+from ftrect_ray.predictor.precision import resolve_precision
 from ftrect_ray.sizing.architecture import Census, census, skeleton
 from ftrect_ray.sizing.states import BUCKET, GIB, Moment, Setting, States, reserve
 from ftrect_ray.sizing.walk import Walk, walk
@@ -101,7 +102,8 @@ def test_a_real_engine_keeps_and_takes_as_much(
     _, stepped = highest(allocations(lambda: running.step(1.0)), left)
     running.close()
     room = turn["bucket of gradients"] if stage < 3 else 0  # at stage 3 it is there from the start
-    assert passes == pytest.approx(walked.peak + room, rel=0.02)
+    emulated = precision == "bf16" and resolve_precision("auto", torch.device("cpu")) != dtype
+    assert passes == pytest.approx(walked.peak + room, rel=0.05 if emulated else 0.02)  # emulation takes some too
     temporaries = sum(step.get(what, 0) for what in ("the same, flat", "the same in fp32"))
     if stage < 3:
         temporaries += step["gradients, this rank's part"]

@@ -11,6 +11,7 @@ from transformers import LlamaConfig, MixtralConfig
 
 from ftrect_ray.errors import InputError
 from ftrect_ray.predictor import Predictor
+from ftrect_ray.predictor.precision import resolve_precision
 from ftrect_ray.predictor.pretrained import checkpoint_activations
 from ftrect_ray.sizing.architecture import config_of, skeleton
 from ftrect_ray.sizing.walk import Activations, Walk, walk
@@ -94,12 +95,13 @@ def test_peak_is_what_the_allocator_gives(
     real: Callable[[Model], Predictor],
     batch: tuple[torch.Tensor, torch.Tensor],
 ) -> None:
-    model = a_model(adapter)
-    predictor = real(model).to(torch.bfloat16).train()
+    """In a format that the processor has: one that it emulates takes room of its own."""
+    model, dtype = a_model(adapter), resolve_precision("auto", torch.device("cpu"))
+    predictor = real(model).to(dtype).train()
     if checkpointing:
         checkpoint_activations(predictor.backbone)
     measured = allocated(predictor, *batch)
-    forecast = walk(skeleton(small_config, model), ROWS, TOKENS, torch.bfloat16, checkpointing, padded=True)
+    forecast = walk(skeleton(small_config, model), ROWS, TOKENS, dtype, checkpointing, padded=True)
     assert forecast.kept == pytest.approx(measured.kept, rel=0.1)
     assert forecast.peak == pytest.approx(measured.peak, rel=0.1)
 
