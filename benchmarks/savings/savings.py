@@ -189,10 +189,15 @@ def joined(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> dict[str
     known = {key(row) for row in now["rows"]}
     others = [row for row in before["rows"] if key(row) not in known]
     more = {key(row)[:-1] for row in others}
-    compared = [
-        {name: row[name] for name in row if key(row)[:-1] not in more or "regret" not in name} for row in now["rows"]
-    ]
-    return {**now, "budgets": sorted({*before["budgets"], *now["budgets"]}), "rows": [*compared, *others]}
+
+    def compared(row: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in row.items() if "regret" not in name or key(row)[:-1] not in more}
+
+    return {
+        **now,
+        "budgets": sorted({*before["budgets"], *now["budgets"]}),
+        "rows": [*map(compared, now["rows"]), *others],
+    }
 
 
 def _prompted(data: str, **settings: Any) -> Model:
