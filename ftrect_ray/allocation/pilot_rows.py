@@ -30,6 +30,8 @@ from ftrect_ray.estimators.folds import draw_folds
 
 Scheme = Literal["shared", "ramp-up", "cross-validated", "cross-fitted"]
 
+#: Labels of a fold that measures a pilot.
+FEWEST_IN_FOLD = 2
 #: Schemes that measure each pilot in folds, and hold no label back for it.
 FOLDED: frozenset[Scheme] = frozenset({"cross-validated", "cross-fitted"})
 
@@ -162,9 +164,13 @@ def _cross_validated(
     seed: int,
     clusters: np.ndarray | None,
 ) -> list[PilotDraw]:
-    units = nested if clusters is None else clusters[nested]
-    _check_units(units, clusters is not None, folds, "raise the smallest of pilots.sizes")
-    fold = draw_folds(size, folds, [seed, 24, repetition, size], clusters=units)
+    fold = _folds(
+        nested if clusters is None else clusters[nested],
+        clusters is not None,
+        folds,
+        [seed, 24, repetition, size],
+        "raise the smallest of pilots.sizes",
+    )
     return [PilotDraw(f"{name}-f{k}", size, repetition, nested[fold != k], nested[fold == k]) for k in range(folds)]
 
 
@@ -173,8 +179,7 @@ def _cross_fitted(
 ) -> list[PilotDraw]:
     """Sizes, folds within sizes."""
     units = np.arange(n) if clusters is None else clusters
-    _check_units(units, clusters is not None, folds, "raise 'labels'")
-    fold = draw_folds(n, folds, [seed, 25, repetition], clusters=clusters)
+    fold = _folds(units, clusters is not None, folds, [seed, 25, repetition], "raise 'labels'")
     outside = [
         np.random.default_rng([seed, 26, repetition, k]).permutation(np.flatnonzero(fold != k)) for k in range(folds)
     ]
@@ -192,12 +197,16 @@ def _cross_fitted(
     ]
 
 
-def _check_units(units: np.ndarray, clustered: bool, folds: int, remedy: str) -> None:
-    there = len(np.unique(units))
-    if there < folds:
-        of = f" of {there} clusters" if clustered else ""
+def _folds(units: np.ndarray, clustered: bool, folds: int, seed: list[int], remedy: str) -> np.ndarray:
+    """The fold of each row (n,), rows of one unit together; a variance is measured in each, of two rows at least."""
+    of, there = "", len(np.unique(units))
+    if clustered:
+        of = f" of {there} clusters"
+    fold = draw_folds(len(units), folds, seed, clusters=units) if there >= folds else np.empty(0, dtype=np.intp)
+    if np.bincount(fold, minlength=folds).min() < FEWEST_IN_FOLD:
         raise InputError(
-            f"{len(units)} labels{of} are too few for {folds} folds",
+            f"{len(units)} labels{of} are too few for {folds} folds of {FEWEST_IN_FOLD}",
             where="pilots.folds",
             mend=f"lower pilots.folds, or {remedy}",
         )
+    return fold

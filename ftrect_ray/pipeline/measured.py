@@ -47,7 +47,7 @@ class Measurement:
     positions : ndarray (count,) of int
         Of these rows in the budget.
     influence : ndarray (count, d)
-        u, whose covariance ν is a function of.
+        u, whose covariance ν is a function of; see :func:`within_folds`.
     """
 
     size: float
@@ -62,21 +62,24 @@ def existing_variance(influence: Influence, rows: Rows, residual: np.ndarray) ->
     """ν of predictions that no label has shaped, at the λ that suits them: what rectifying them will cost.
 
     Between the classical residual (λ = 0) and ``residual`` (λ = 1). Predictions of the right order and too large a
-    spread are worth much, and so is an order without any level.
+    spread are worth much, and so is an order without any level. The λ is found on the same rows, which costs a degree
+    of freedom; else every second worthless model would seem to be worth something.
 
     Parameters
     ----------
     influence : Influence
         Of ``rows``.
     residual : ndarray (n,)
-        Y − f.
+        Y − f, n ≥ 3.
     """
     classical = np.asarray(rows.answers, dtype=np.float64) - influence.fitted
 
     def at(lam: float) -> float:
         return influence.variance(rows, (1 - lam) * classical + lam * residual)
 
-    return min(at(0.0), at(1.0), float(minimize_scalar(at, bounds=(0, 1), method="bounded").fun))
+    n = len(rows)
+    tuned = min(at(1.0), float(minimize_scalar(at, bounds=(0, 1), method="bounded").fun))
+    return min(at(0.0), tuned * (n - 1) / max(n - 2, 1))
 
 
 def measurements(
@@ -85,7 +88,7 @@ def measurements(
     """By candidate, in the study's order; a candidate of which nothing was measured is left out.
 
     A pilot in folds counts where all of them were measured, and its variance is that of their residuals
-    together.
+    together, each less the level of its own model.
 
     Parameters
     ----------
@@ -107,14 +110,37 @@ def measurements(
         if any(row["status"] != "done" for row in folds):
             continue
         size = float(np.mean([row["consumed"] for row in folds]))
-        positions, residual = (np.concatenate(part) for part in zip(*(kept[row["name"]] for row in folds), strict=True))
+        places, left = zip(*(kept[row["name"]] for row in folds), strict=True)
+        positions, residual = np.concatenate(places), np.concatenate(left)
         measure = rows.take(positions)
         weigh = measure if len(folds) == 1 else rows
         influence = Influence.of(study.objective, Coefficients.of(study.target, study.objective), weigh)
-        u = influence.residuals(measure, residual)
+        ends = np.cumsum([len(own) for own in places])[:-1]
+        u = within_folds(np.split(influence.residuals(measure, residual), ends))
         nu = _criterion(u, influence)
         found[candidate].append(Measurement(size, nested, nu, len(measure), positions, u))
     return {name: measured for name, measured in found.items() if measured}
+
+
+def within_folds(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """u of K models, each measured on rows of its own, so that their covariance (ddof 1) is that within these rows.
+
+    Each model errs by a level of its own, which no estimate pays for: a rectified mean takes from each prediction what
+    the same model says of the texts. In the variance of all residuals together the K levels would count, those of the
+    smallest pilots most, and a flat curve would seem to fall.
+
+    Parameters
+    ----------
+    parts : sequence of K ndarrays (n_k, d)
+        n rows in all, n > K.
+
+    Returns
+    -------
+    ndarray (n, d)
+        Each part less its own mean, times √((n − 1)/(n − K)). Of one part, that part centred.
+    """
+    centred = np.concatenate([part - part.mean(axis=0) for part in parts])
+    return np.asarray(centred * np.sqrt((len(centred) - 1) / (len(centred) - len(parts))))
 
 
 def residuals_of(residuals: pa.Table, rows: Rows) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -13,9 +13,14 @@ SCHEMES = ("shared", "ramp-up", "cross-validated", "cross-fitted")
 
 
 def draws(
-    scheme: str, n: int = 100, sizes: tuple[int, ...] = SIZES, seeds: int = 2, clusters: np.ndarray | None = None
+    scheme: str,
+    n: int = 100,
+    sizes: tuple[int, ...] = SIZES,
+    seeds: int = 2,
+    clusters: np.ndarray | None = None,
+    folds: int = 5,
 ) -> list[PilotDraw]:
-    return pilot_draws(n, sizes, seeds, scheme, validation=25, folds=5, seed=7, clusters=clusters)
+    return pilot_draws(n, sizes, seeds, scheme, validation=25, folds=folds, seed=7, clusters=clusters)
 
 
 def by_name(found: list[PilotDraw]) -> dict[str, tuple[list[int], list[int]]]:
@@ -125,6 +130,11 @@ def test_what_cannot_be_drawn_is_said() -> None:
         draws("cross-validated", sizes=(101,))
     with pytest.raises(InputError, match="10 labels of 4 clusters are too few for 5 folds"):
         draws("cross-validated", clusters=np.arange(100) // 3)
+    with pytest.raises(InputError, match="30 labels are too few for 20 folds of 2 .* lower pilots.folds, or raise 'l"):
+        draws("cross-fitted", n=30, sizes=(10, 20), folds=20)
+    one_alone = np.r_[np.zeros(98), 1, 2]  # three clusters in three folds, two of them of one row
+    with pytest.raises(InputError, match="100 labels of 3 clusters are too few for 3 folds of 2"):
+        draws("cross-fitted", folds=3, clusters=one_alone)
     with pytest.raises(InputError, match="asks for 81 of 100 labels; outside one of 5 folds there are 80"):
         draws("cross-fitted", sizes=(10, 81))
     with pytest.raises(InputError, match=r"100 labels of 2 clusters are too few for 5 folds .* or raise 'labels'"):

@@ -37,6 +37,16 @@ class Watched:
         return self.learner.learn(own, seeds, objective, where)
 
 
+class Level:
+    """A model that learns the level of its answers and nothing else: the fewer they are, the farther it is off."""
+
+    def __init__(self, y: np.ndarray) -> None:
+        self.y = y
+
+    def learn(self, own, seeds, objective, where=None):
+        return np.tile([self.y[rows].mean() for rows in own], (N, 1))
+
+
 class Constant:
     """A model that learned nothing."""
 
@@ -189,6 +199,24 @@ def test_cross_fitted_pilots_are_measured_on_all_labels_each(table):
     assert [(one.size, one.count) for one in pilots.measured] == [(50, LABELS), (160, LABELS)]
     for one in pilots.measured:
         np.testing.assert_array_equal(np.sort(one.positions), np.arange(LABELS))
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_models_level_is_no_part_of_what_it_leaves(scheme, table):
+    """A rectified mean does not pay for it, and with it a curve that is flat would fall."""
+    pilots = Pilots(replication(table, Level(table[1])))
+    pilots.run(scheme, (20, 40, 80, 150))
+    parts: dict[str, list[np.ndarray]] = {}
+    for charge in pilots.charges:
+        if charge.use == Use.PILOT_MEASURE:
+            parts.setdefault(charge.model.partition("-f")[0], []).append(pilots.replication.y[charge.places])
+    assert len(parts) == len(pilots.measured)
+    for one, folds in zip(pilots.measured, parts.values(), strict=True):
+        squares = sum(np.sum((answers - answers.mean()) ** 2) for answers in folds)
+        assert one.variance == pytest.approx(squares / (one.count - len(folds)))
+    if scheme == "cross-fitted":  # the same folds measure all sizes
+        assert np.ptp([one.variance for one in pilots.measured]) < 1e-9
+        assert pilots.fit(np.arange(LABELS)).status == "flat"
 
 
 def test_auto_says_what_it_chose_and_how_long_the_interval_would_be(table):

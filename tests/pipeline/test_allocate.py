@@ -64,6 +64,7 @@ def test_given_predictions_are_weighed_in_the_same_unit() -> None:
     document = designs(rows, "ols", "coefficient", 1e9, predictions)
     scaled = [rows.answers - lam * predictions for lam in np.linspace(0, 1, 401)]
     left = min(classical_ols(rows.features, residual).std_error[1] ** 2 for residual in scaled)  # w (Y − λf), less x'Δ
+    left *= (N - 1) / (N - 2)  # λ is of the same rows
     expected = left + (document["variance"] - N * left) / (N + 100_000)
     assert row(document, "rectify-only")["variance"] == pytest.approx(expected, rel=1e-4)
     assert document["chosen"] == "rectify-only"

@@ -174,7 +174,7 @@ def test_folds_of_few_clusters_are_refused_before_any_work(tmp_path: Path) -> No
     head, *lines = table.read_text().splitlines()
     table.write_text("\n".join([head + ",group", *(f"{line},g{i // 20}" for i, line in enumerate(lines))]))
     (found,) = problems(study)
-    assert found.startswith("10 labels of 1 clusters are too few for 5 folds (pilots.folds)")
+    assert found.startswith("10 labels of 1 clusters are too few for 5 folds of 2 (pilots.folds)")
 
 
 def test_a_prompt_of_any_candidate_must_not_show_a_labelled_row(tmp_path: Path) -> None:

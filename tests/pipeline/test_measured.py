@@ -13,7 +13,7 @@ from ftrect_ray.allocation import fit_scaling_law
 from ftrect_ray.allocation.pilot_rows import pilot_draws
 from ftrect_ray.finetune.influence import Influence
 from ftrect_ray.finetune.spec import Coefficients, Rows
-from ftrect_ray.pipeline.measured import Measurement, adjusted, measurements, replicates
+from ftrect_ray.pipeline.measured import Measurement, adjusted, existing_variance, measurements, replicates
 from ftrect_ray.study import Study
 from ftrect_ray.study_file import parse_study
 
@@ -56,9 +56,10 @@ def test_folds_are_measured_together_at_the_size_of_one_of_their_models() -> Non
     folds = {f"pilot_s30_r0_f{k}": (np.arange(10 * k, 10 * k + 10), rng.normal(k, 1, 10)) for k in range(3)}
     pilots = [row(name.replace("_", "-"), 30, consumed=20, n_measure=10) for name in folds]
     (one,) = measurements(pilots, kept(**folds), rows(), parse_study(TEXT))[""]
-    together = np.concatenate([residual for _, residual in folds.values()])
+    within = sum(9 * np.var(residual, ddof=1) for _, residual in folds.values()) / (30 - 3)
     assert (one.size, one.nested, one.count) == (20, 30, 30)
-    assert one.variance == pytest.approx(np.var(together, ddof=1))  # differences between the models are a part of it
+    assert one.variance == pytest.approx(within)  # the models' levels, 0, 1 and 2, are no part of it
+    assert one.variance == pytest.approx(np.var(one.influence, ddof=1))
     pilots[1] |= {"status": "failed"}
     assert measurements(pilots, kept(**folds), rows(), parse_study(TEXT)) == {}
 
@@ -142,6 +143,22 @@ def test_replicates_of_coefficients_are_of_their_own_criterion(objective: str) -
     drawn = replicates(found, budget, influence, 7)[""]
     assert drawn.mean(axis=0) == pytest.approx([one.variance for one in found[""]], rel=0.03)
     assert np.corrcoef(drawn.T).min() > 0.9
+
+
+def test_a_worthless_models_answers_are_seldom_worth_a_hundredth() -> None:
+    """The best λ of the same rows flatters every second of them; a model of known worth is told without bias."""
+    worth: dict[float, list[float]] = {0.0: [], 0.6: []}
+    for seed in range(400):
+        rng, budget = np.random.default_rng([seed, 1]), rows(100)
+        for r, found in worth.items():
+            y = rng.normal(size=100)
+            f = r * y + np.sqrt(1 - r * r) * rng.normal(size=100)
+            own = replace(budget, answers=y)
+            nu = existing_variance(mean(own), own, y - f)
+            found.append(nu / np.var(y, ddof=1))
+    assert np.mean(np.array(worth[0.0]) < 0.99) < 0.12
+    left, error = np.mean(worth[0.6]), np.std(worth[0.6]) / 20
+    assert left == pytest.approx(1 - 0.36, abs=3 * error)
 
 
 FEATURES, LABELS, REPLICATIONS = 40, 600, 80

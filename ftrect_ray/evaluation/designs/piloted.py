@@ -23,7 +23,7 @@ from ftrect_ray.finetune.influence import Influence
 from ftrect_ray.finetune.pilot_plan import MIN_VALIDATION
 from ftrect_ray.finetune.spec import Rows
 from ftrect_ray.ledger import Use
-from ftrect_ray.pipeline.measured import Measurement, existing_variance, law_of, told_by
+from ftrect_ray.pipeline.measured import Measurement, existing_variance, law_of, told_by, within_folds
 
 #: The one model of a split, and how many sizes ``auto`` takes where none are named.
 MODEL, SIZES = "split", 4
@@ -69,7 +69,7 @@ class Pilots:
             size = next_size(sizes, known, held, self.replication.n - held)
 
     def _measure(self, draws: Sequence[PilotDraw]) -> None:
-        """Train them and measure Var(Y − f) on the rows that each never saw, that of all folds of a size together.
+        """Train them and measure Var(Y − f) on the rows that each never saw, that of all folds of a size as one.
 
         What diverged was charged and tells nothing, as in a study.
         """
@@ -90,10 +90,10 @@ class Pilots:
         replication = self.replication
         seeds = [replication.seed + 1 + draw.repetition for draw in folds]
         f = replication.learn([draw.own for draw in folds], seeds, replication.labeled)[replication.labeled]
-        u = np.concatenate([replication.y[d.measure] - f[d.measure, k] for k, d in enumerate(folds)])
+        u = within_folds([(replication.y[d.measure] - f[d.measure, k])[:, None] for k, d in enumerate(folds)])
         places = np.concatenate([draw.measure for draw in folds])
         own = float(np.mean([len(draw.own) for draw in folds]))
-        return Measurement(own, folds[0].size, float(np.var(u, ddof=1)), len(u), places, u[:, None])
+        return Measurement(own, folds[0].size, float(np.var(u, ddof=1)), len(u), places, u)
 
     @property
     def spent(self) -> np.ndarray:
