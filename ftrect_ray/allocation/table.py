@@ -16,7 +16,7 @@ from ftrect_ray.errors import InputError, StatisticalRefusal, near_match
 
 Population = Literal["infinite", "finite"]
 WORTHWHILE = 0.01
-"""A fine-tune, and any further one, must be predicted to save this share of the labels."""
+"""A model, and any further fine-tune, must be predicted to save this share of the labels."""
 TIE = 1e-9
 ENOUGH_FOLDS = 5
 """More folds than these are not taken for a gain that nothing measured (stability; METHOD, cross-fitting)."""
@@ -64,8 +64,8 @@ class Plan:
     def choose(self, max_finetunes: int | None = None, available: Collection[str] | None = None) -> Design:
         """The fewest fine-tunes among the designs whose predicted variance is within 1 % of the smallest.
 
-        A design that fine-tunes and saves less than 1 % of the labels is passed over for ``classical``, which
-        means: do not fine-tune. With ``spent`` pilots' labels the ideal ``split`` cannot be chosen any more,
+        A design that saves less than 1 % of the labels is passed over for ``classical``, which means: the model is
+        not worth it. With ``spent`` pilots' labels the ideal ``split`` cannot be chosen any more,
         only ``split-after-pilots``.
 
         Where the plan rests on measured levels that fall, designs that train beyond the largest pilot tie, since
@@ -104,12 +104,13 @@ class Plan:
                 "no design can be had" + (f": {reasons}" if reasons else ""), mend="label more rows"
             )
         ranked = [self.designs[index] for *_, index in sorted(candidates)]
-        worthwhile = [d for d in ranked if d.finetunes == 0 or d.saved is None or d.saved >= WORTHWHILE]
+        worthwhile = ranked
         if any(design.name == "classical" for design in ranked):
-            ranked = worthwhile + [design for design in ranked if design not in worthwhile]
-        best = self._sparing(ranked)
-        ranked.remove(best)
-        return replace(best, note=self._reason(best, ranked))
+            worthwhile = [d for d in ranked if d.name == "classical" or d.saved is None or d.saved >= WORTHWHILE]
+        best = self._sparing(worthwhile)
+        others = [*worthwhile, *(design for design in ranked if design not in worthwhile)]
+        others.remove(best)
+        return replace(best, note=self._reason(best, others))
 
     def _sparing(self, ranked: list[Design]) -> Design:
         """Of the designs as good as the first: the one with the fewest fine-tunes, or with the most labels."""

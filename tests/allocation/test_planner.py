@@ -55,6 +55,17 @@ def test_emobank_single_split_wins_from_about_1204_labels():
 
 
 @settings(deadline=None)
+@given(laws, st.integers(30, 3000), st.integers(100, 100_000), st.floats(0.05, 2), st.booleans())
+def test_a_model_that_saves_less_than_a_hundredth_is_not_chosen(law, n, texts, given_, untrained):
+    """Neither as the best one, nor as one that is nearly as good as the best."""
+    sigma2 = 1.2 * law.variance(n)
+    made = plan(law, labels=n, unlabeled=texts, variance=sigma2, rectify_variance=given_ * sigma2, untrained=untrained)
+    for most in (0, 1, 2, None):
+        chosen = made.choose(max_finetunes=most)
+        assert chosen.name == "classical" or chosen.saved >= 0.01
+
+
+@settings(deadline=None)
 @given(laws, st.integers(30, 3000), st.integers(2, 10))
 def test_theorem_cross_fitting_beats_every_single_split(law, n, folds):
     """K ≥ 1 + α: s* ≤ αn/(1 + α) ≤ (K − 1)n/K, the law falls, and 1/n < 1/(n − s)."""
