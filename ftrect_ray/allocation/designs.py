@@ -146,10 +146,11 @@ def sequential(batches: int) -> Rule:
     """L batches, each rectified by the model of the batches before, weights ω_l ∝ n_l/v_l.
 
     With one λ for all it is A − (2λ − λ²)B + λ²C with A = Σ ω_l²σ²/n_l, B = Σ ω_l²Var(f_l)/n_l and
-    C = Σ ω_l Var(f_l)/m, at the best λ A − B²/(B + C): for endless texts 1/Σ n_l/v_l. The first batch has no model
-    (v_1 = σ²), or given predictions. The labels of the batches together grow by one factor, which keeps the predicted
-    gain per fine-tune even; the best first batch is searched, of those that leave the others ``minimum`` labels on
-    average. The models' errors on the texts are taken as if they were one (convexity: never too little).
+    C = Σ ω_l Var(f_l)/m, at the best λ A − B²/(B + C) = Σ ω_l²v_l/n_l + BC/(B + C): for endless texts 1/Σ n_l/v_l.
+    The first batch has no model (v_1 = σ²), or given predictions. The labels of the batches together grow by one
+    factor, which keeps the predicted gain per fine-tune even; the best first batch is searched, of those that leave
+    the others ``minimum`` labels on average. The models' errors on the texts are taken as if they were one (convexity:
+    never too little).
     """
 
     def rule(setting: Setting, n: int) -> Prediction:
@@ -174,11 +175,12 @@ def sequential(batches: int) -> Rule:
             left = np.concatenate([first, left], axis=-1)
             weights = labels / left
             weights = weights / weights.sum(axis=-1, keepdims=True)
-            whole = (weights**2 * sigma2 / labels).sum(axis=-1)
+            rest = (weights**2 * left / labels).sum(axis=-1)
             explained = (weights**2 * (sigma2 - left) / labels).sum(axis=-1)
-            of_texts = (weights * (sigma2 - left)).sum(axis=-1) / setting.texts if setting.texts else np.inf
-            gain = explained**2 / np.maximum(explained + of_texts, TINY)
-            return np.asarray(np.minimum(whole - gain, sigma2 / n))
+            if setting.texts:
+                of_texts = (weights * (sigma2 - left)).sum(axis=-1) / setting.texts
+                explained = explained * of_texts / np.maximum(explained + of_texts, TINY)
+            return np.asarray(np.minimum(rest + explained, sigma2 / n))
 
         size = best_whole(lambda s: criterion(setting.curve.variance, s), setting.least, most)
         sizes = tuple(int(end) for end in trains(np.array([float(size)]))[0])

@@ -214,7 +214,7 @@ def _redrawn(
     if len(pilots.replicates):
         return pilots.replicates
     p = len(fitted)
-    spare, noise = p - parameters, pilots.relative_noise
+    spare, noise = p - parameters, pilots.relative_noise(fitted)
     if resamples == 0 or (spare < 1 and pilots.counts is None):
         return np.empty((0, p))
     if spare < 1:

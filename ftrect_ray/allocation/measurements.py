@@ -20,6 +20,8 @@ class Measured:
     sizes, variances : ndarray (p,)
     weights : ndarray (p,)
         Of the squared errors; they add to 1.
+    named : bool
+        Whether the caller has named them.
     counts : ndarray (p,) or None
         Rows that each variance was measured on.
     replicates : ndarray (B, p)
@@ -29,6 +31,7 @@ class Measured:
     sizes: np.ndarray
     variances: np.ndarray
     weights: np.ndarray
+    named: bool
     counts: np.ndarray | None
     replicates: np.ndarray = field(repr=False)
 
@@ -38,10 +41,14 @@ class Measured:
         weights = (self.counts - 1) / fitted**2
         return replace(self, weights=weights / weights.sum())
 
-    @property
-    def relative_noise(self) -> np.ndarray:
-        """Standard deviation of v̂/v (p,): sqrt(2/(n − 1)) of a normal residual; 1, a mere scale, without counts."""
-        return np.ones(len(self.sizes)) if self.counts is None else np.sqrt(2 / (self.counts - 1))
+    def relative_noise(self, fitted: np.ndarray) -> np.ndarray:
+        """Standard deviation of v̂/v (p,), v from ``fitted`` (p,): sqrt(2/(n − 1)) of a normal residual.
+
+        Without counts a mere scale: as named weights say it, one over their root; else the same for all.
+        """
+        if self.counts is not None:
+            return np.asarray(np.sqrt(2 / (self.counts - 1)))
+        return 1 / (np.sqrt(self.weights) * fitted) if self.named else np.ones(len(self.sizes))
 
 
 def measurements(
@@ -77,7 +84,7 @@ def measurements(
         w = n - 1
     if not v.any():
         raise InputError("'variances' must not all be 0.", mend="a model without residuals needs no law")
-    return Measured(s, v, w / w.sum(), n, _replicates(replicates, len(s)))
+    return Measured(s, v, w / w.sum(), weights is not None, n, _replicates(replicates, len(s)))
 
 
 def _replicates(given: ArrayLike | None, p: int) -> np.ndarray:

@@ -58,6 +58,18 @@ def test_sequential_is_the_best_of_all_first_batches(law, n, variance, texts, ba
     assert made.n_finetune == made.sizes[-1] < n
 
 
+def test_a_perfect_model_leaves_sequential_a_variance_above_none():
+    for b in (1e-15, 1e-16, 1e-300):
+        made = plan(ScalingLaw(b, 0.5, 0.0), labels=100, variance=1.0)
+        assert 0 < made["sequential"].variance < 1e-13
+    for texts in (50, 5000):  # Var(f)/m is what is left
+        perfect, nearly = (
+            plan(ScalingLaw(a, 0.5, 0.0), labels=100, unlabeled=texts, variance=1.0)["sequential"].variance
+            for a in (1e-16, 1e-7)
+        )
+        assert perfect == pytest.approx(nearly, rel=1e-4)
+
+
 def test_sequential_lies_between_recycling_and_cross_fitting():
     made = plan(WINE, labels=500, unlabeled=14500, variance=WINE_VARIANCE, batches=6)
     assert made["crossfit-5"].variance < made["sequential"].variance < made["recycle"].variance

@@ -99,6 +99,20 @@ def test_counts_weigh_by_the_variance_of_a_variance(seed):
     assert not np.allclose(ignorant.variance(s), law.variance(s), rtol=1e-3)
 
 
+def test_named_weights_tell_the_noise_that_counts_tell():
+    """The doubt is large where the weights are small, whichever way they are given."""
+    law, s, n = ScalingLaw(*LAWS[1]), np.repeat([50, 100, 200, 400, 800], 2), np.repeat([2000, 900, 300, 100, 40], 2)
+    widths: dict[str, list[np.ndarray]] = {"counts": [], "weights": []}
+    for seed in range(20):
+        v = law.variance(s) * np.random.default_rng(seed).chisquare(n - 1) / (n - 1)
+        for name, said in (("counts", n), ("weights", (n - 1) / law.variance(s) ** 2)):
+            draws = fit_scaling_law(s, v, **{name: said}).curve.draws_at(np.array([50.0, 800.0]))
+            widths[name].append(np.diff(np.percentile(draws, [2.5, 97.5], axis=0), axis=0)[0])
+    counted, named = (np.mean(found, axis=0) for found in widths.values())
+    np.testing.assert_allclose(named, counted, rtol=0.15)
+    assert counted[1] > 2 * counted[0]
+
+
 def test_counted_fits_err_less():
     s, n = np.repeat([50, 100, 200, 400], 4), np.tile([20, 40, 80, 800], 4)
     law, errors = ScalingLaw(*LAWS[1]), {True: [], False: []}
