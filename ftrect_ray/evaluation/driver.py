@@ -143,16 +143,16 @@ def _described(spec: EvaluationSpec, population: Population, before: dict[str, A
 
 
 def _before(storage: RunStorage) -> dict[str, Any] | None:
-    """What ``evaluation.json`` of an earlier call says; None in a new folder.
+    """What ``evaluation.json`` of an earlier call says; None in a folder without records, where it binds nobody.
 
     Raises
     ------
     InputError
-        It is damaged, or gone while records are there: nobody can tell what they are of.
+        It is damaged or gone: nobody can tell what the records are of.
     """
-    there = storage.exists(EVALUATION)
-    if not there and not has_records(storage):
+    if not has_records(storage):
         return None
+    there = storage.exists(EVALUATION)
     try:
         before = storage.read_json(EVALUATION) if there else None
     except InputError:
@@ -226,7 +226,7 @@ def _world(
 
     own = [answers(candidate.model)] if candidate.model.has_answers and AUTO in spec.designs else []
     given = [] if population.zero_shot is None else [population.zero_shot]
-    zero_shot, prompted = population.zero_shot, candidate.model if candidate.model.has_answers else spec.untrained
+    zero_shot, prompted = population.zero_shot, spec.asked(candidate)
     if zero_shot is None and prompted is not None and NEEDS_ZERO_SHOT & set(spec.designs):
         zero_shot = answers(prompted)
     fast, rows = spec.lane == "fast", population.rows

@@ -31,7 +31,7 @@ def write_outcome(
         "designs": list(spec.replayed),
         "replications": spec.replications,
         "texts": spec.texts,
-        "untrained": spec.untrained.name if spec.untrained and NEEDS_ZERO_SHOT & set(spec.designs) else None,
+        "untrained": _untrained(spec, population),
         "alpha": spec.study.alpha,
         "seed": spec.study.seed,
         "notes": list(spec.notes),
@@ -52,6 +52,14 @@ def write_outcome(
         storage.write_bytes(png, "figures", f"{name}.png")
     storage.write_bytes(html.encode(), "report.html")
     return document
+
+
+def _untrained(spec: EvaluationSpec, population: Population) -> str | None:
+    """Whose answers were rectified without a fine-tune; None where nothing was, or a column of the table."""
+    if population.zero_shot is not None or not NEEDS_ZERO_SHOT & set(spec.designs):
+        return None
+    models = [spec.asked(candidate) for candidate in spec.candidates.values()]
+    return " and ".join(dict.fromkeys(model.name for model in models if model is not None)) or None
 
 
 def settings(spec: EvaluationSpec) -> str:

@@ -95,20 +95,25 @@ def build_page(document: dict[str, Any], settings: str) -> tuple[str, dict[str, 
 
 def _pictures(rows: Sequence[TableRow], document: dict[str, Any], model: str) -> dict[str, Picture]:
     alpha = document["alpha"]
-    drawings: dict[str, tuple[str, Callable[[float], Figure]]] = {
-        "saved": ("Labels that each design saved, by budget.", lambda width: figures.saved(rows, width)),
-        "coverage": (
+    drawings: dict[str, tuple[str, Callable[[float], Figure]]] = {}
+    if _known(rows, "saved"):
+        drawings["saved"] = ("Labels that each design saved, by budget.", lambda width: figures.saved(rows, width))
+        drawings["coverage"] = (
             "Share of intervals that held the truth, by design and budget.",
             lambda width: figures.coverage(rows, width, alpha),
-        ),
-    }
-    if any(words.is_number(found.get("predicted_ratio")) for row in rows for found in row.by_budget.values()):
+        )
+    if _known(rows, "predicted_ratio"):
         drawings["planned"] = (
             "Length of the interval as the planner predicted it, over the realised one.",
             lambda width: figures.planned(rows, width),
         )
     prefix = f"{''.join(c if c.isalnum() else '-' for c in model)}-" if model else ""
     return {name: picture(f"{prefix}{name}", alt, draw) for name, (alt, draw) in drawings.items()}
+
+
+def _known(rows: Sequence[TableRow], name: str) -> bool:
+    """Whether there is any such number."""
+    return any(words.is_number(found.get(name)) for row in rows for found in row.by_budget.values())
 
 
 def _headline(model: str, rows: Sequence[TableRow], document: dict[str, Any]) -> dict[str, str] | None:

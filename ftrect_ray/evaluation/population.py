@@ -123,17 +123,17 @@ def draw(rows: int, labels: int, texts: int | None, seed: int, replication: int)
     labels : int
         The budget, fewer than N.
     texts : int or None
-        At most so many unlabelled rows, a simple random sample of the rest; None for all.
+        So many unlabelled rows, a simple random sample of the rest; None for all.
 
     Returns
     -------
-    kept : ndarray (labels + m,) of int
+    kept : ndarray (labels + texts,) of int
         Positions of the replication's rows in the population.
     labeled : ndarray (labels,) of int
         Positions of the labelled ones among ``kept``, in random order.
     """
     order = np.random.default_rng([seed, LABELS, labels, replication]).permutation(rows)
-    kept = np.sort(order[: labels + (rows - labels if texts is None else min(texts, rows - labels))])
+    kept = np.sort(order[: rows if texts is None else labels + texts])
     return kept, np.searchsorted(kept, order[:labels])
 
 

@@ -69,8 +69,8 @@ class EvaluationSpec:
     distinct : bool
         Rows with the text of an earlier one are left out.
     untrained : Model, optional
-        Its answers to its prompt, without any training, are what is rectified by the designs that fine-tune nothing;
-        default the table's column of predictions, or the candidate where it has a prompt itself.
+        Its answers to its prompt, without any training, are what is rectified by the designs that fine-tune nothing,
+        where the table has no column of predictions and the candidate no prompt of its own.
     pilots : PilotRule, optional
         How ``auto`` and the ramp-up designs measure; default as the study says.
     max_finetunes : int, optional
@@ -142,7 +142,8 @@ class EvaluationSpec:
         Raises
         ------
         InputErrors
-            A budget is not below the number of rows, or allows fewer different draws than there are replications.
+            A budget is not below the number of rows, or allows fewer different draws than there are replications; more
+            texts than are left.
         """
         n, problems = len(population), []
         if np.ptp(population.rows.answers) == 0:
@@ -165,8 +166,20 @@ class EvaluationSpec:
                         mend="give a larger table, or fewer replications",
                     )
                 )
+        if self.texts is not None and not problems and self.texts > (left := n - max(self.budgets)):
+            problems.append(
+                InputError(
+                    f"{self.texts:,} unlabelled texts, and {max(self.budgets)} labels leave {left:,} of {n:,} rows",
+                    where="--texts",
+                    mend=f"ask for {left} at most, or leave it out to take all",
+                )
+            )
         if problems:
             raise InputErrors(problems)
+
+    def asked(self, candidate: Candidate) -> Model | None:
+        """The model whose answers to its prompt are rectified, where the table has no column of predictions."""
+        return candidate.model if candidate.model.has_answers else self.untrained
 
     def identity(self, population: Population) -> dict[str, Any]:
         """What records must share to stand in one folder, beside their own key."""

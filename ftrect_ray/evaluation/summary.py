@@ -234,7 +234,7 @@ def _row(
         **_numbers("mae", mc.mean_absolute(error, spread)),
         **_numbers("coverage", coverage),
         "coverage_honest": honest,
-        "coverage_off": (coverage.value - (1 - alpha)) / honest,
+        "coverage_off": (coverage.value - (1 - alpha)) / honest if honest > 0 else None,
         **_numbers("table_coverage", mc.coverage(low, high, truth)),
         "table_coverage_low": wilson[0],
         "table_coverage_high": wilson[1],

@@ -13,9 +13,11 @@ from ftrect_ray.cli import main
 from ftrect_ray.evaluation.designs import DESIGNS, NEEDS_ZERO_SHOT, PilotRule
 from ftrect_ray.evaluation.driver import EVALUATION, check
 from ftrect_ray.evaluation.presets import PRESETS, preset
+from ftrect_ray.evaluation.records import RECORDS, SCHEMA
 from ftrect_ray.evaluation.replaying import units
 from ftrect_ray.evaluation.spec import EvaluationSpec, default_designs, left_out
 from ftrect_ray.finetune.pilot_plan import validation_rows
+from ftrect_ray.storage import RunStorage
 from ftrect_ray.study_file import load_study
 
 
@@ -55,6 +57,10 @@ def refused(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
             r"a budget of 400 labels leaves 0 unlabelled rows: the table has 400.*at most 398",
         ),
         (["--replications", "1000000000000"], r"1000000000000 replications are more than 1,000,000"),
+        (
+            ["--budgets", "100,200", "--texts", "201"],
+            r"201 unlabelled texts, and 200 labels leave 200 of 400 rows \(--texts\) — ask for 200 at most",
+        ),
         (["--budgets", "399"], r"a budget of 399 labels leaves 1 unlabelled rows.*at most 398"),
         (["--budgets", "0,100"], r"a budget must be at least 2 labels; got 0 \(--budgets\)$"),
         (["--budgets", "200,100"], r"budgets must increase strictly; got 200, 100"),
@@ -102,6 +108,10 @@ def test_a_folder_of_another_evaluation(study: Path, tmp_path: Path, refused: Ca
     models = {name: candidate.key for name, candidate in spec.candidates.items()}
     described = {"identity": spec.identity(population), "models": models}
     (place / EVALUATION).write_text(json.dumps(described))
+    check(
+        EvaluationSpec(load_study(study, ["seed=8"]), 10, (100,), ("crossfit-2",)), str(place)
+    )  # it holds nothing yet
+    RunStorage.open(str(place)).write_table(SCHEMA.empty_table(), RECORDS)
     check(EvaluationSpec(load_study(study), 99, (50,), ("crossfit-5",), ("mse",)), str(place))  # may join
     error = refused("--set", "seed=8", "--set", "model.max_tokens=20")
     assert "the folder holds results of another evaluation: seed, model minilm differ" in error

@@ -114,6 +114,11 @@ def test_error_of_honest_coverage_against_many_evaluations(share: float) -> None
     assert mc.honest_coverage_error(0.05, share, 200) == pytest.approx(np.std(found), rel=0.05)
 
 
+def test_honest_coverage_has_an_error_however_high_the_level():
+    for alpha in (0.5, 1e-3, 1e-5, 1e-9):
+        assert mc.honest_coverage_error(alpha, 0.0, 100) == pytest.approx(np.sqrt(alpha * (1 - alpha) / 100))
+
+
 def test_too_few_replications_have_no_error() -> None:
     assert math.isnan(mc.mean(np.array([1.0])).error)
     assert math.isnan(mc.ratio(np.array([1.0]), np.array([2.0])).value)

@@ -270,6 +270,16 @@ def test_the_page_loads_nothing_and_has_every_design(page: tuple[str, dict[str, 
     assert not re.search(r">\s*nan|None<|inf%", html)
 
 
+def test_a_page_of_replications_that_tell_nothing_has_no_pictures(document: dict[str, Any]) -> None:
+    """Answers that are nearly all equal: every drawn set was constant, and no variance has a ratio."""
+    told = {"saved", "saved_error", "predicted_ratio", "predicted_ratio_error"}
+    rows = [{name: value for name, value in row.items() if name not in told} for row in document["rows"]]
+    html, pngs = build_page({**document, "rows": rows}, "")
+    assert pngs == {}
+    assert "<figure" not in html
+    assert "Cross-fitted, K = 5" in html
+
+
 def test_the_choice_among_models_is_the_headline(document: dict[str, Any]) -> None:
     among = [{**row, "model": ANY} for row in document["rows"] if row["design"] in ("mean", "auto")]
     html, _ = build_page({**document, "models": ["minilm", "smollm2"], "rows": [*document["rows"], *among]}, "")
