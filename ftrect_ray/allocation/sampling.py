@@ -34,14 +34,11 @@ class ResidualSpread:
     centers : ndarray (b,)
         Mean prediction of each bin, rising.
     spreads : ndarray (b,)
-        Root mean square residual about the mean residual, after shrinkage; > 0.
-    raw : ndarray (b,)
-        Before it.
+        Root mean square residual about the mean residual, after shrinkage; 0 only in bins without any residual.
     """
 
     centers: np.ndarray
     spreads: np.ndarray
-    raw: np.ndarray
 
     def at(self, predictions: ArrayLike) -> np.ndarray:
         """(m,) at ``predictions`` (m,)."""
@@ -96,9 +93,7 @@ def residual_spread(Y: ArrayLike, Yhat: ArrayLike) -> ResidualSpread:
         if between > 0:
             shrunk = overall + between / (between + errors) * (means - overall)
     centers, place = np.unique(centers, return_inverse=True)  # predictions of few values share centres
-    mass = np.bincount(place)
-    levels = np.bincount(place, shrunk) / mass
-    return ResidualSpread(centers, np.sqrt(levels), np.sqrt(np.bincount(place, means) / mass))
+    return ResidualSpread(centers, np.sqrt(np.bincount(place, shrunk) / np.bincount(place)))
 
 
 def inclusion_probabilities(residual_sd: ArrayLike, n: int, floor: float = FLOOR) -> np.ndarray:

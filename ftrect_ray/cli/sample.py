@@ -35,13 +35,13 @@ def sample_table(options: Namespace) -> int:
     kept = _kept_columns(options, cells)
     answers, predictions = cells.numbers(options.label), cells.numbers(options.prediction)
     labelled = ~np.isnan(answers)
-    blind = ~labelled & np.isnan(predictions)
-    if blind.any():
-        rule = "must be given where there is no label"
+    random, predicted = options.earlier == "random", ~np.isnan(predictions)
+    if (blind := ~predicted & (random | ~labelled)).any():
+        rule = "must be given" + ("" if random else " where there is no label")
         raise cells.wrong(options.prediction, blind, rule, "predict every row first, or leave these rows out")
-    usable = labelled & ~np.isnan(predictions)
+    usable = labelled & predicted
     spread = residual_spread(answers[usable], predictions[usable])
-    expected = spread.at(np.where(np.isnan(predictions), spread.centers[0], predictions))
+    expected = spread.at(np.where(predicted, predictions, spread.centers[0]))  # without one: there for certain
     drawn = next_labels(
         expected, labelled, options.labels, earlier=options.earlier, floor=options.floor, seed=options.seed
     )
@@ -108,6 +108,9 @@ def _write(table: pa.Table, output: Path) -> None:
             os.replace(name, output)
         finally:
             Path(name).unlink(missing_ok=True)
+    except pa.ArrowException as error:
+        what, mend = f"cannot write the table: {error}", "write parquet, or name the columns to write with '--columns'"
+        raise InputError(what, where=str(output), mend=mend) from None
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise EnvironmentFault(f"cannot write the file: {reason}", where=str(output)) from None

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -160,6 +161,10 @@ def test_refusals_of_the_table(ftrect: Any, table: Path, tmp_path: Path) -> None
 
     broken(table, lambda rows: rows[700].update(guess=""))
     expect(2, "column 'guess' must be given where there is no label; got row 701")
+    broken(table, lambda rows: rows[700].update(guess="0.5"))
+    broken(table, lambda rows: rows[5].update(guess=""))
+    expect(2, "column 'guess' must be given; got row 6", "--earlier", "random")  # its probability hangs on it
+    broken(table, lambda rows: rows[5].update(guess="0.5"))
     broken(table, lambda rows: rows[700].update(guess="0.5", id="r3"))
     expect(2, "column 'id' must name each row once; got rows? 4", "--id", "id")
     broken(table, lambda rows: [row.update(trust="") for row in rows[8:]])
@@ -180,6 +185,19 @@ def test_the_page_about_it_can_be_followed(ftrect: Any, table: Path, tmp_path: P
     for command in commands:
         code, _, err = ftrect(*command)
         assert code == 0, err
+
+
+def test_a_table_that_csv_cannot_hold(ftrect: Any, table: Path, tmp_path: Path) -> None:
+    given = tmp_path / "t.parquet"
+    read_back = pc.read_csv(table)
+    photo = pa.array([b"\xff\x00"] * read_back.num_rows, pa.binary())
+    pq.write_table(read_back.append_column("photo", photo), given)
+    code, _, err = ftrect(*words(given, tmp_path / "x.csv"))
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "write parquet, or name the columns to write with '--columns'" in err
+    assert not list(tmp_path.glob("*x.csv*"))
+    assert ftrect(*words(given, tmp_path / "x.parquet"))[0] == 0
 
 
 def test_refusals_of_the_output(ftrect: Any, table: Path, tmp_path: Path) -> None:
