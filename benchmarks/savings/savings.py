@@ -15,13 +15,14 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from ftrect_ray.evaluation.designs import PilotRule
+from ftrect_ray.evaluation.designs import NEEDS_ZERO_SHOT, PilotRule
 from ftrect_ray.evaluation.driver import evaluate
 from ftrect_ray.evaluation.presets import PROMPTS, preset
 from ftrect_ray.evaluation.spec import EvaluationSpec, Lane, default_designs
@@ -178,7 +179,7 @@ def measured(case: Case, options: argparse.Namespace) -> dict[str, Any]:
 def joined(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> dict[str, Any]:
     """What was measured ``now``, and the models, budgets and designs of ``before`` that it does not have.
 
-    A regret of ``now`` goes where ``before`` has another design beside it, which may be the best one.
+    A regret of ``now`` goes where ``before`` has a design beside it that saves more: it was told without it.
     """
 
     def key(row: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -188,10 +189,11 @@ def joined(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> dict[str
         return dict(now)
     known = {key(row) for row in now["rows"]}
     others = [row for row in before["rows"] if key(row) not in known]
-    more = {key(row)[:-1] for row in others}
+    theirs, ours = _most_saved(others), _most_saved(now["rows"])
 
     def compared(row: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in row.items() if "regret" not in name or key(row)[:-1] not in more}
+        whole = ours[key(row)[:-1]] >= theirs.get(key(row)[:-1], -math.inf)
+        return {name: value for name, value in row.items() if whole or "regret" not in name}
 
     return {
         **now,
@@ -202,6 +204,17 @@ def joined(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> dict[str
 
 def _prompted(data: str, **settings: Any) -> Model:
     return Model(name="smollm2", max_tokens=192, options=PROMPTS[data], **settings)
+
+
+def _most_saved(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[Any, ...], float]:
+    """By model, objective and budget, over the designs that a study of the model may take; and over all models."""
+    most: dict[tuple[Any, ...], float] = {}
+    for row in rows:
+        possible = row["design"] not in NEEDS_ZERO_SHOT and row.get("saved") is not None
+        for model in (row["model"], ANY):
+            of = (model, row["objective"], row["budget"])
+            most[of] = max(most.get(of, -math.inf), row["saved"] if possible else -math.inf)
+    return most
 
 
 def reviews(file: Path, runs: Path) -> str:

@@ -73,13 +73,18 @@ def test_what_is_measured_later_joins_the_table(run: ModuleType) -> None:
     assert run.joined(None, now) == now
 
 
-def test_a_regret_among_fewer_designs_is_dropped(run: ModuleType) -> None:
-    before = {"budgets": [300], "rows": [row("mean", 300), row("crossfit-2", 300), row("auto", 300, regret=0.0)]}
-    now = {"budgets": [300, 500], "rows": [row("split-20", 300, regret=0.1), row("split-20", 500, regret=0.2)]}
-    found = {(one["design"], one["budget"]): one.get("regret") for one in run.joined(before, now)["rows"]}
-    assert found["auto", 300] == 0.0
-    assert found["split-20", 300] is None
-    assert found["split-20", 500] == 0.2
+def test_a_regret_that_was_told_without_the_best_design_is_dropped(run: ModuleType) -> None:
+    alone = row("finetune-only", 300, saved=None)
+    beside = [row("ppi", 300, saved=0.6), alone, row("crossfit-2", 300, saved=0.3), row("auto", 300, regret=0.0)]
+    before = {"budgets": [300], "rows": beside}
+    now = {"budgets": [300, 500], "rows": [row("auto", 300, regret=0.1), row("split-20", 500, regret=0.2)]}
+    chosen = [row("auto", 300, model="any model", regret=0.1)]
+    for saved, told in ((0.2, None), (0.4, 0.1)):  # answers of another model are no design that this one may take
+        rows = [{**one, "saved": saved} for one in [*now["rows"], *chosen]]
+        found = run.joined(before, {**now, "rows": rows})["rows"]
+        regrets = {(one["model"], one["design"], one["budget"]): one.get("regret") for one in found}
+        assert regrets["minilm", "auto", 300] == regrets["any model", "auto", 300] == told
+        assert regrets["minilm", "split-20", 500] == 0.2
 
 
 def test_quick_cases_come_first_and_wine_only_with_its_file(run: ModuleType) -> None:
