@@ -10,6 +10,7 @@
 | range | predictions outside the labels' range, n ≥ 30 | above 10 % | |
 | unlabelled | m, where predictions are used | at most n | |
 | balance | mean prediction, labelled less unlabelled | above 0.1 sd and 3 standard errors | 0.25 and 5 |
+| represented | rows that the labels stand for, Σ1/π, over all | 0.05 off 1 and 3 standard errors | 0.25 and 5 |
 | weights | effective labels (Kish) over n | below 50 % | below 10 % |
 | influence | largest row's part of the variance, n ≥ 30 | above 25 % | above 50 % |
 | rare | labels with the rarer of two answers, where it is less than a fifth | below 100 | below 5 |
@@ -35,6 +36,7 @@ COLLAPSED = 1e-4
 SLOPE_MARGIN = 0.5
 OUTSIDE_SHARE = 0.1
 IMBALANCE = ((0.1, 3.0), (0.25, 5.0))
+UNREPRESENTED = ((0.05, 3.0), (0.25, 5.0))
 KISH_SHARE = (0.5, 0.1)
 LARGEST_SHARE = (0.25, 0.5)
 SHORTFALL = (0.01, 0.05)
@@ -165,6 +167,31 @@ def balance(n: int, m: int, control: np.ndarray, error: np.ndarray) -> Iterator[
     far, sure = IMBALANCE[0]
     remedy = "sample labels at random, or give weights, strata, selection probabilities or density ratios"
     yield Check("balance", state, float(distance[worst]), f"{far:g} sd or {sure:g} standard errors", text, remedy)
+
+
+def representation(probabilities: np.ndarray, rows: int) -> Iterator[Check]:
+    """Labels of known probabilities (n,) stand for all ``rows`` together: Σ1/π is that, but for chance.
+
+    Rows that were chosen and never answered are missing from it. The standard error is that of independent choices
+    (Poisson sampling), which is never less than that of a sample of fixed size.
+    """
+    share = float((1 / probabilities).sum()) / rows
+    error = float(np.sqrt(((1 - probabilities) / probabilities**2).sum())) / rows
+    state: State = "PASS"
+    levels: tuple[State, State] = ("WARN", "REFUSE")
+    for level, (far, sure) in zip(levels, UNREPRESENTED, strict=True):
+        if abs(share - 1) > far and abs(share - 1) > sure * error:
+            state = level
+    text = f"by their probabilities the labels stand for {share * rows:.0f} of {rows} rows"
+    if state != "PASS":
+        text += ": chosen rows have no answer" if share < 1 else ": the probabilities are not those of the draw"
+    far, sure = UNREPRESENTED[0]
+    margin = f"within {100 * far:g} % or {sure:g} standard errors of all"
+    remedy = (
+        "answer all rows that were chosen; where it is chance who answers, multiply the drawn rows' probabilities by "
+        "the share of them that was answered"
+    )
+    yield Check("represented", state, share, margin, text, remedy)
 
 
 def weighing(weights: np.ndarray) -> Iterator[Check]:

@@ -21,6 +21,7 @@ from ftrect_ray.estimators.checks import (
     largest_influence,
     of_model,
     rare_answers,
+    representation,
     units_of,
     variation,
     weighing,
@@ -31,7 +32,7 @@ from ftrect_ray.estimators.moments import Moments
 NUMBERS = ("calibration_slope", "r2", "variance_prediction", "residual_variance")
 """What diagnostics say of the model."""
 
-ABOUT_ANSWERS = ("labels", "variation", "answered", "weights", "rare", "influence", "coverage")
+ABOUT_ANSWERS = ("labels", "variation", "answered", "represented", "weights", "rare", "influence", "coverage")
 """Checks that mean something without a model."""
 
 
@@ -111,7 +112,10 @@ def compare(facts: Facts, accuracy: Accuracy, notes: tuple[str, ...] = ()) -> di
     checks = [*few_labels(n), *variation(Y), *of_model(label, labeled, prediction, slope, r2), *in_range(Y, Yhat)]
     if accuracy.used:
         checks += [*enough_rows(n, facts.m), *balance(n, facts.m, facts.control, accuracy.control_error)]
-    units = units_of(facts.influence, facts.labeled.drawn)
+    drawn = facts.labeled.drawn
+    if drawn.probabilities is not None and facts.m:
+        checks += representation(drawn.probabilities, n + facts.m)
+    units = units_of(facts.influence, drawn)
     checks += [*weighing(facts.labeled.weights), *rare_answers(Y), *largest_influence(units)]
     checks += expected_coverage(units.values, accuracy.error, accuracy.alpha)
     return document(checks, notes, (slope, r2, prediction, residual))

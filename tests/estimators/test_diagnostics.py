@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.special import ndtr
 
 from ftrect_ray.estimators.checks import FEW_LABELS, OUTSIDE_SHARE, SLOPE_MARGIN
 from ftrect_ray.estimators.diagnostics import (
@@ -13,9 +14,12 @@ from ftrect_ray.estimators.diagnostics import (
     mixture_variance,
     sample_variance,
 )
+from ftrect_ray.estimators.glm import logistic
 from ftrect_ray.estimators.labeled import checked
 from ftrect_ray.estimators.mean import mean
 from ftrect_ray.estimators.moments import Moments
+from ftrect_ray.estimators.ols import ols
+from ftrect_ray.estimators.quantile import quantile
 from ftrect_ray.estimators.samples import Sample
 from ftrect_ray.estimators.settings import Settings
 
@@ -432,6 +436,47 @@ def test_only_two_valued_answers_can_be_rare():
     assert "rare" not in names
     constant = mean(np.ones(40), np.ones(40), np.zeros(0), lam=0.0)
     assert "rare" not in [check["name"] for check in constant.diagnostics["checks"]]
+
+
+@pytest.mark.parametrize(("answered", "state"), [(1.0, "PASS"), (0.8, "WARN"), (0.5, "REFUSE")])
+def test_chosen_rows_without_an_answer_are_missed(answered: float, state: str) -> None:
+    """Labels that were there before count 1; the others stand for all rows, if all of them answer."""
+    rng, N = np.random.default_rng(3), 4000
+    f = rng.normal(size=N)
+    Y = f + rng.normal(size=N)
+    chance = np.clip(0.05 + 0.2 * np.abs(f), 0, 1)
+    chance[:100] = 1
+    chosen = rng.random(N) < chance
+    labelled = chosen & ((chance == 1) | (rng.random(N) < answered))
+    sample = Sample(probabilities=chance[labelled])
+    x = np.column_stack([np.ones(N), rng.normal(size=N)])
+    one = found("represented", mean(Y[labelled], f[labelled], f[~labelled], sample=sample))
+    assert one["state"] == state
+    assert one["value"] == pytest.approx(np.sum(1 / chance[labelled]) / N)
+    for estimate in (
+        quantile(Y[labelled], f[labelled], f[~labelled], 0.5, sample=sample),
+        ols(x[labelled], Y[labelled], f[labelled], x[~labelled], f[~labelled], sample=sample),
+        logistic(x[labelled], Y[labelled] > 0, ndtr(f[labelled]), x[~labelled], ndtr(f[~labelled]), sample=sample),
+    ):
+        assert found("represented", estimate)["value"] == pytest.approx(one["value"])
+    if state != "PASS":
+        assert "of 4000 rows: chosen rows have no answer" in one["text"]
+    mended = np.where(chance < 1, chance * answered, 1.0)[labelled]
+    again = mean(Y[labelled], f[labelled], f[~labelled], sample=Sample(probabilities=mended))
+    assert found("represented", again)["state"] == "PASS"  # as the remedy says
+    assert again.interval[0] < Y.mean() < again.interval[1]
+
+
+def test_representation_is_seldom_doubted_where_all_answer() -> None:
+    states, N = [], 500
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        chance = rng.uniform(0.05, 0.6, N)
+        labelled = rng.random(N) < chance
+        Y = rng.normal(size=N)
+        estimate = mean(Y[labelled], Y[labelled], Y[~labelled], sample=Sample(probabilities=chance[labelled]))
+        states.append(found("represented", estimate)["state"])
+    assert states.count("PASS") >= 297
 
 
 def test_the_variation_is_the_variance():
