@@ -253,6 +253,10 @@ class Model(Part):
         return self.has_answers and self.adapter != "head"
 
 
+#: Of pilots: as many as the law has parameters.
+LEAST_SIZES = 3
+
+
 class Pilots(Part):
     """Small fine-tunes that measure the scaling law inside the label budget.
 
@@ -261,7 +265,7 @@ class Pilots(Part):
     set, the labels of each size are cut into ``folds`` and measured by models of the other folds; ``cross-fitted``: the
     budget is cut into ``folds``, and each measures models of every size, of labels outside it: the most certain law,
     and no label is lost to cross-fitting.
-    ``sizes``: labels that one pilot consumes (its early-stopping rows included); nested subsets.
+    ``sizes``: labels that one pilot consumes (its early-stopping rows included); nested subsets, three or more.
     ``seeds``: repetitions of each size with another nested order.
     ``validation``: labels on which the residual variance is measured; default a quarter of the budget.
     ``cpus_per_pilot``, ``gpus_per_pilot``: what one holds under Ray Tune, a share of a GPU say; ``auto``: what a
@@ -269,7 +273,7 @@ class Pilots(Part):
     """
 
     scheme: Literal["shared", "ramp-up", "cross-validated", "cross-fitted"] = "shared"
-    sizes: Annotated[list[Annotated[int, Field(ge=10)]], Field(min_length=1)] = [50, 100, 300]
+    sizes: list[Annotated[int, Field(ge=10)]] = [50, 100, 300]
     seeds: Annotated[int, Field(ge=1, le=100)] = 2
     validation: Annotated[int, Field(ge=20)] | None = None
     folds: Annotated[int, Field(ge=2, le=20)] = 5
@@ -282,6 +286,8 @@ class Pilots(Part):
     def _increasing(cls, sizes: list[int]) -> list[int]:
         if sorted(set(sizes)) != sizes:
             raise ValueError(f"must increase strictly; got {sizes}")
+        if len(sizes) < LEAST_SIZES:
+            raise ValueError(f"must be three or more, for the law has three parameters; got {sizes}")
         return sizes
 
     @field_validator("gpus_per_pilot")
@@ -293,10 +299,6 @@ class Pilots(Part):
 
     @model_validator(mode="after")
     def _scheme_has_its_sizes(self) -> Pilots:
-        if self.scheme == "ramp-up" and len(self.sizes) < 3:
-            raise ValueError(
-                f"'scheme: ramp-up' needs three 'sizes' or more, for the law has three parameters; got {self.sizes}"
-            )
         if self.in_folds and self.validation is not None:
             raise ValueError(f"'scheme: {self.scheme}' holds no labels for 'validation': leave it out")
         if self.scheme == "cross-validated" and self.sizes[0] < 2 * self.folds:

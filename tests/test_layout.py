@@ -90,18 +90,18 @@ def test_gpus_are_left_alone_where_told():
 
 
 def test_no_more_slots_than_there_is_work():
-    found = plan_resources(Training(workers=1), Pilots(sizes=[50], seeds=2), Inference(), 1, Resources((Node(64, 0),)))
-    assert (found.pilot_slots, found.finetunes_in_parallel) == (2, 1)
+    found = plan_resources(Training(workers=1), Pilots(seeds=2), Inference(), 1, Resources((Node(64, 0),)))
+    assert (found.pilot_slots, found.finetunes_in_parallel) == (6, 1)
 
 
 def test_pilots_of_several_candidates_and_folds_share_the_slots_that_their_resources_leave():
-    pilots = Pilots(sizes=[50], seeds=2, cpus_per_pilot=4, gpus_per_pilot=0.25)
+    pilots = Pilots(seeds=1, cpus_per_pilot=4, gpus_per_pilot=0.25)
     arguments = (Training(workers=1), pilots, Inference(), 1, GPU_CLUSTER)
-    assert plan_resources(*arguments).pilot_slots == 2
+    assert plan_resources(*arguments).pilot_slots == 3
     found = plan_resources(*arguments, candidates=9)
     assert (found.pilot_slots, found.gpus_per_pilot) == (16, 0.25)  # 32 CPUs hold 8 pilots on each node with GPUs
-    folded = Pilots(sizes=[50], seeds=2, folds=5, scheme="cross-validated")
-    assert plan_resources(Training(), folded, Inference(), 1, Resources((Node(64, 0),))).pilot_slots == 10
+    folded = Pilots(seeds=2, folds=5, scheme="cross-validated")
+    assert plan_resources(Training(), folded, Inference(), 1, Resources((Node(64, 0),))).pilot_slots == 30
 
 
 def test_a_pilot_that_no_node_holds_is_refused_with_its_setting():

@@ -25,8 +25,8 @@ from typing import Any, get_args
 from ftrect_ray.evaluation.designs import NEEDS_ZERO_SHOT, PilotRule
 from ftrect_ray.evaluation.driver import evaluate
 from ftrect_ray.evaluation.presets import PROMPTS, preset
-from ftrect_ray.evaluation.spec import EvaluationSpec, Lane, default_designs
-from ftrect_ray.evaluation.summary import ANY, AUTO
+from ftrect_ray.evaluation.spec import AUTO, EvaluationSpec, Lane, default_designs
+from ftrect_ray.evaluation.summary import ANY
 from ftrect_ray.evaluation.titles import table_rows
 from ftrect_ray.storage import RunStorage
 from ftrect_ray.study import Candidate, Model, Pilots, Training

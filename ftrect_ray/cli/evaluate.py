@@ -64,8 +64,11 @@ def _spec(options: Namespace) -> Any:
         raise InputError("an evaluation needs budgets", where="ftrect evaluate", mend="give --budgets 300,500,1000")
     designs = options.designs
     if designs is None:
-        asked = study, budgets, options.lane, further.get("untrained")
+        asked = study, budgets, options.lane, further.get("untrained"), further.get("pilots")
         designs = default_designs(*asked)
+        if designs == ("mean",):
+            least = min(budgets)
+            raise InputError(f"no design has room in {least} labels", where="--budgets", mend="raise the budget")
         if beyond := left_out(*asked):
             note = f"Left out, since {min(budgets)} labels are too few for them: {', '.join(beyond)}."
             further["notes"] = (*further.get("notes", ()), note)
@@ -91,6 +94,7 @@ def _forecast(plan: dict[str, Any]) -> str:
             f"  budgets       {', '.join(map(str, plan['budgets']))}",
             f"  designs       {', '.join(plan['designs'])}",
             f"  replications  {plan['replications']:,}, {plan['missing']:,} of them to do",
+            *(f"  note          {note}" for note in plan["notes"]),
         ]
     )
 
@@ -110,7 +114,7 @@ def _text(document: dict[str, Any], location: str) -> str:
     level = f"{100 * (1 - document['alpha']):g} %"
     legend = (
         f"saved labels against the sample mean (by estimated variance, ± one Monte-Carlo error); in brackets the "
-        f"coverage of the {level} interval; {document['replications']:,} replications"
+        f"coverage of the population's mean by the {level} interval; {document['replications']:,} replications"
     )
     return "\n\n".join([*parts, f"{legend}\nreport: {location}/report.html"])
 

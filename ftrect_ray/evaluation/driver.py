@@ -17,8 +17,7 @@ from ftrect_ray.evaluation.outcome import write_outcome
 from ftrect_ray.evaluation.population import Population, load_population
 from ftrect_ray.evaluation.records import Records, has_records
 from ftrect_ray.evaluation.replaying import Unit, World, replay, units
-from ftrect_ray.evaluation.spec import Candidate, EvaluationSpec, refuse_other
-from ftrect_ray.evaluation.summary import AUTO
+from ftrect_ray.evaluation.spec import AUTO, Candidate, EvaluationSpec, refuse_other
 from ftrect_ray.finetune.untrained import asked
 from ftrect_ray.layout import Demand, Resources, check_feasible
 from ftrect_ray.pipeline.check import check_models
@@ -111,7 +110,7 @@ def describe(spec: EvaluationSpec, location: str) -> dict[str, Any]:
     -------
     dict
         ``folder``, ``rows``, ``truth``, ``replications`` that are asked for and ``missing`` ones (of all models,
-        budgets and objectives), and ``models``.
+        budgets and objectives), and ``models``, ``notes``.
     """
     population, storage = check(spec, location), RunStorage.open(location)
     missing = sum(len(unit.replications) for unit in _units(spec, Records(storage)))
@@ -124,6 +123,7 @@ def describe(spec: EvaluationSpec, location: str) -> dict[str, Any]:
         "models": list(spec.candidates),
         "budgets": list(spec.budgets),
         "designs": list(spec.replayed),
+        "notes": list(spec.remarks),
         "replications": spec.replications * kinds,
         "missing": missing,
     }

@@ -34,7 +34,7 @@ def write_outcome(
         "untrained": _untrained(spec, population),
         "alpha": spec.study.alpha,
         "seed": spec.study.seed,
-        "notes": list(spec.notes),
+        "notes": list(spec.remarks),
         "population": {
             "rows": len(population),
             "truth": population.truth,

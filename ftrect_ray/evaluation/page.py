@@ -9,8 +9,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from ftrect_ray.evaluation import figures
-from ftrect_ray.evaluation.spec import CLASSICAL
-from ftrect_ray.evaluation.summary import ANY, AUTO, UNRECTIFIED, Row
+from ftrect_ray.evaluation.spec import AUTO, CLASSICAL
+from ftrect_ray.evaluation.summary import ANY, UNRECTIFIED, Row
 from ftrect_ray.evaluation.titles import TableRow, table_rows
 from ftrect_ray.report import words
 from ftrect_ray.report.drawing import Picture, picture

@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from ftrect_ray.errors import InputError
 from ftrect_ray.storage import RunStorage
 from ftrect_ray.study import digest
 
@@ -59,7 +60,11 @@ class Records:
         self._tables = [SCHEMA.empty_table()]
         places = [(RECORDS,)] if storage.exists(RECORDS) else []
         for place in [*places, *((*CHUNKS, name) for name in storage.list(*CHUNKS) if name.endswith(".parquet"))]:
-            self._take(storage.read_table(*place))
+            table = storage.read_table(*place)
+            if not table.schema.equals(SCHEMA):
+                what = f"{'/'.join(place)!r} holds no records of an evaluation"
+                raise InputError(what, where=storage.uri, mend="restore it, or choose another folder with -o")
+            self._take(table)
 
     def __contains__(self, key: Key) -> bool:
         return key in self._keys

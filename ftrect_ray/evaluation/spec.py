@@ -24,6 +24,8 @@ FINETUNE_DESIGNS = (
 )  # fmt: skip
 #: Design that every other is compared with, replication by replication; it is always replayed.
 CLASSICAL = "mean"
+#: The planner's choice of a design.
+AUTO = "auto"
 MOST_REPLICATIONS = 1_000_000
 #: Two budgets at which equal rules agree, and others do not: V may be a share of the labels, or a number of them.
 RULES_AT = (100, 1000)
@@ -118,18 +120,18 @@ class EvaluationSpec:
 
     def pilot_rule(self, budget: int) -> PilotRule:
         """How pilots spend ``budget`` labels."""
-        pilots = self.study.pilots
-        if self.pilots is not None or pilots is None:
-            return self.pilots or PilotRule()
-        sizes = tuple(pilots.sizes)
-        return PilotRule(
-            scheme=pilots.scheme,
-            sizes=sizes,
-            ramp=sizes if pilots.scheme == "ramp-up" else None,
-            seeds=pilots.seeds,
-            folds=pilots.folds,
-            validation=(pilots.validation or budget // 4) / budget,
-        )
+        return self.pilots or rule_of(self.study, budget)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """``notes``, and pilots that a budget has no room for: its replications do without them."""
+        told = []
+        for budget in self.budgets if AUTO in self.designs else ():
+            rule = self.pilot_rule(budget)
+            if beyond := sorted(set(rule.sizes or ()) - set(sizes_of_pilots(AUTO, rule, budget) or ())):
+                named = ", ".join(map(str, beyond))
+                told.append(f"{budget} labels have no room for pilots of {named}: ‘auto’ does without them there.")
+        return (*self.notes, *told)
 
     @property
     def replayed(self) -> tuple[str, ...]:
@@ -196,16 +198,41 @@ class EvaluationSpec:
         }
 
 
-def default_designs(study: Study, budgets: Sequence[int], lane: Lane, untrained: Model | None) -> tuple[str, ...]:
+def rule_of(study: Study, budget: int) -> PilotRule:
+    """How the pilots of ``study`` spend ``budget`` labels."""
+    pilots = study.pilots
+    if pilots is None:
+        return PilotRule()
+    sizes = tuple(pilots.sizes)
+    return PilotRule(
+        scheme=pilots.scheme,
+        sizes=sizes,
+        ramp=sizes if pilots.scheme == "ramp-up" else None,
+        seeds=pilots.seeds,
+        folds=pilots.folds,
+        validation=(pilots.validation or budget // 4) / budget,
+    )
+
+
+def default_designs(
+    study: Study, budgets: Sequence[int], lane: Lane, untrained: Model | None, pilots: PilotRule | None = None
+) -> tuple[str, ...]:
     """What is replayed where nobody names designs: all that ``budgets`` and models allow, in the slow lane fewer."""
-    there = _possible(study, lane, untrained)
-    return tuple(name for name in there if fewest_labels(name) <= min(budgets, default=0))
+    there, beyond = _possible(study, lane, untrained), left_out(study, budgets, lane, untrained, pilots)
+    return tuple(name for name in there if name not in beyond)
 
 
-def left_out(study: Study, budgets: Sequence[int], lane: Lane, untrained: Model | None) -> tuple[str, ...]:
-    """What :func:`default_designs` leaves out because the smallest budget is too small for it."""
-    there = _possible(study, lane, untrained)
-    return tuple(name for name in there if fewest_labels(name) > min(budgets, default=0))
+def left_out(
+    study: Study, budgets: Sequence[int], lane: Lane, untrained: Model | None, pilots: PilotRule | None = None
+) -> tuple[str, ...]:
+    """What :func:`default_designs` leaves out because the smallest budget is too small for it or for its pilots."""
+    least = max(min(budgets, default=0), 1)
+    rule = pilots or rule_of(study, least)
+    return tuple(
+        name
+        for name in _possible(study, lane, untrained)
+        if fewest_labels(name) > least or sizes_of_pilots(name, rule, least) == ()
+    )
 
 
 def _possible(study: Study, lane: Lane, untrained: Model | None) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from ftrect_ray.evaluation import statistics as mc
 from ftrect_ray.evaluation.designs import NEEDS_ZERO_SHOT
 from ftrect_ray.evaluation.population import Population
-from ftrect_ray.evaluation.spec import CLASSICAL, EvaluationSpec
+from ftrect_ray.evaluation.spec import AUTO, CLASSICAL, EvaluationSpec
 
 #: Splits at fixed shares of the budget: the grid that an allocation is compared with.
 GRID = "split-"
@@ -24,8 +24,8 @@ GRID_BEST = "split-best"
 #: The model alone: its interval knows nothing of the model's errors, so that its variance saves nothing.
 UNRECTIFIED = "finetune-only"
 
-#: The planner's choice of a design; and under which name it chooses among the models too.
-AUTO, ANY = "auto", "any model"
+#: Under which name the planner chooses among the models too.
+ANY = "any model"
 #: Of an estimate's variance that the table's own deviation may be, where the error of an honest coverage is computed.
 LARGEST_SHARE = 0.9
 

@@ -66,7 +66,7 @@ def test_1_unknown_option_and_command(ftrect: Ftrect, table: Path) -> None:
     expect(
         ftrect(*estimate, "--apha", "0.1"), 2, r"unknown option '--apha' \(ftrect estimate\) — did you mean '--alpha'\?"
     )
-    expect(ftrect("estmate"), 2, r"unknown command or choice 'estmate' .* did you mean 'estimate'\?")
+    expect(ftrect("estmate"), 2, r"unknown command 'estmate' .* did you mean 'estimate'\?")
     expect(ftrect(*estimate, "--target", "maen"), 2, r"'maen' .*did you mean 'mean'\?")
     expect(ftrect("estimate", table), 2, r"required: --label, --prediction")
     expect(ftrect(), 2, r"COMMAND")
@@ -276,7 +276,7 @@ def test_24_budgets_and_overlapping_tables(ftrect: Ftrect, study: Path, table: P
     expect(ftrect("validate", study, "--set", "labels=81"), 2, r"81.*80")
     words = ["--set", "design=crossfit"]
     expect(
-        ftrect("validate", study, *words, "--set", "pilots.sizes=[70]"),
+        ftrect("validate", study, *words, "--set", "pilots.sizes=[30, 50, 70]"),
         2,
         r"'pilots.sizes' asks for 70 labels; of 80, 20 are held for validation and 60 left",
     )

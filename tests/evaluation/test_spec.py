@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from ftrect_ray.cli import main
@@ -68,7 +69,7 @@ def refused(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         (["--budgets", "60", "--designs", "split-ramp-up"], r"design 'split-ramp-up' needs 100 labels; the smallest"),
         (["--designs", "crosfit-2"], r"--designs does not know 'crosfit-2'.*did you mean 'crossfit-2'\?"),
         (["--objectives", "variance,msee"], r"--objectives does not know 'msee'.*did you mean 'mse'\?"),
-        (["--lane", "slow"], r"unknown command or choice 'slow'"),
+        (["--lane", "slow"], r"'--lane' cannot be 'slow'"),
         (["--set", "target={kind: quantile}"], r"an evaluation replays the mean; the study asks for quantile"),
         (["--set", "data.prediction=null", "--designs", "ppi"], r"ppi rectify predictions of an untrained model"),
         (["--set", "model.name=./nowhere"], r"nowhere"),
@@ -144,6 +145,19 @@ def test_runs_and_evaluations_do_not_share_a_folder(
     assert not (tmp_path / "other" / "study.yaml").exists()
 
 
+def test_names_that_are_no_folder_of_an_evaluation(tmp_path: Path, refused: Callable[..., str]) -> None:
+    """Found by a dry run too; what lies there stays."""
+    place = tmp_path / "out"
+    place.write_text("mine")
+    assert f"a file, and not a folder ({place}) — name a folder" in refused("--dry-run")
+    assert place.read_text() == "mine"
+    assert "File name too long" in refused("--dry-run", "-o", str(tmp_path / ("x" * 300)))
+    place.unlink()
+    RunStorage.open(place).write_table(pa.table({"mine": [1]}), RECORDS)
+    RunStorage.open(place).write_json({"identity": {}, "models": {}}, EVALUATION)
+    assert "'records.parquet' holds no records of an evaluation" in refused()
+
+
 def test_equal_answers(tmp_path: Path, refused: Callable[..., str]) -> None:
     table = tmp_path / "equal.csv"
     table.write_text("text,label\n" + "".join(f"text {i},3\n" for i in range(300)))
@@ -188,6 +202,20 @@ def test_defaults_are_all_that_the_budget_and_the_models_allow(study: Path) -> N
     assert "crossfit-5" not in default_designs(*few)
     assert {"crossfit-5", "recycle"} < set(left_out(*few))
     assert set(left_out(*few)) | set(default_designs(*few)) == set(DESIGNS)
+    climbing = load_study(study, ["pilots.sizes=[50,60,70]"])
+    assert "auto" in left_out(climbing, (60,), "fast", None)  # of 60 labels 15 measure; no pilot has room
+
+
+def test_what_a_budget_has_no_room_for_is_said(
+    study: Path, tmp_path: Path, refused: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "no design has room in 3 labels (--budgets) — raise the budget" in refused(
+        "--budgets", "3", "--set", "data.prediction=null"
+    )
+    words = ["--set", "pilots.sizes=[20,30,300]", "--designs", "auto", "--budgets", "100,200", "--dry-run"]
+    assert main(["evaluate", str(study), "--replications", "7", "-o", str(tmp_path / "out"), *words]) == 0
+    out = capsys.readouterr().out
+    assert "100 labels have no room for pilots of 300: ‘auto’ does without them there." in out
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -318,7 +318,7 @@ def test_pilots_aim_at_the_coefficient_and_measure_nu_by_the_validation_rows(tin
     training = Training(precision="fp32", epochs=1, min_epochs=1)
     specs = plan_pilots(
         rows,
-        Pilots(sizes=[20, 40], seeds=1, validation=30),
+        Pilots(sizes=[20, 30, 40], seeds=1, validation=30),
         Model(name=str(tiny_bert), max_tokens=16),
         training,
         "coefficient",
@@ -348,13 +348,13 @@ def test_the_target_is_part_of_what_names_a_pilot_only_where_the_objective_aims_
 
 def test_validation_rows_that_cannot_carry_the_coefficients_are_refused_before_any_pilot() -> None:
     rows = leverage(60, 6)
-    order = plan_pilots(rows, Pilots(sizes=[20], seeds=1), Model(), Training(), "variance", 7)[0].measure.ids
+    order = plan_pilots(rows, Pilots(sizes=[20, 30, 40], seeds=1), Model(), Training(), "variance", 7)[0].measure.ids
     flat = np.isin(rows.ids, order)
     features = np.column_stack([np.ones(60), np.where(flat, 1.0, rows.features[:, 1])])
     with pytest.raises(StatisticalRefusal, match="drop column 'z' .*validation labels of the pilots"):
         plan_pilots(
             replace(rows, features=features),
-            Pilots(sizes=[20], seeds=1),
+            Pilots(sizes=[20, 30, 40], seeds=1),
             Model(),
             Training(),
             "coefficient",

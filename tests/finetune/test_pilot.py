@@ -113,13 +113,13 @@ def test_a_budget_that_is_too_small_is_refused_with_numbers(n, validation):
 
 
 def test_a_cross_validated_pilot_is_one_of_each_fold_and_needs_no_validation_rows():
-    pilots = Pilots(scheme="cross-validated", sizes=[20, 60], seeds=2, folds=3)
+    pilots = Pilots(scheme="cross-validated", sizes=[20, 40, 60], seeds=2, folds=3)
     specs = plan_pilots(labels(60), pilots, Model(), Training(), "variance", 7)
     assert [spec.name for spec in specs[:4]] == [
         "pilot-s20-r0-f0",
         "pilot-s20-r0-f1",
         "pilot-s20-r0-f2",
-        "pilot-s60-r0-f0",
+        "pilot-s40-r0-f0",
     ]
     assert len(specs) == pilots.fits
     for spec in specs:
@@ -130,7 +130,8 @@ def test_a_cross_validated_pilot_is_one_of_each_fold_and_needs_no_validation_row
 
 
 STUDY = (
-    "study: a\ndata: {source: vader, text: text, label: rating}\npilots: {sizes: [10, 20], seeds: 1, validation: 20}\n"
+    "study: a\ndata: {source: vader, text: text, label: rating}\n"
+    "pilots: {sizes: [10, 15, 20], seeds: 1, validation: 20}\n"
 )
 ASKED = "{name: smollm2, adapter: lora, options: {prompt: 'Good? {text}', answers: {bad: 0, good: 1}}}"
 
@@ -138,10 +139,10 @@ ASKED = "{name: smollm2, adapter: lora, options: {prompt: 'Good? {text}', answer
 def test_candidates_get_the_same_rows_and_an_askable_one_is_measured_untrained_on_every_label():
     study = parse_study(STUDY + f"candidates: {{mini: {{model: {{name: minilm}}}}, llm: {{model: {ASKED}}}}}")
     untrained, *specs = plan_all(labels(), study)
-    names = [f"pilot-{name}-s{size}-r0" for name in ("mini", "llm") for size in (10, 20)]
+    names = [f"pilot-{name}-s{size}-r0" for name in ("mini", "llm") for size in (10, 15, 20)]
     assert [spec.name for spec in specs] == names
-    assert [spec.candidate for spec in specs] == ["mini", "mini", "llm", "llm"]
-    assert [consumed(spec) for spec in specs[:2]] == [consumed(spec) for spec in specs[2:]]
+    assert [spec.candidate for spec in specs] == ["mini"] * 3 + ["llm"] * 3
+    assert [consumed(spec) for spec in specs[:3]] == [consumed(spec) for spec in specs[3:]]
     assert (untrained.name, untrained.size, untrained.consumed) == ("pilot-llm-s0", 0, 0)
     assert untrained.measure.ids == labels().ids
     assert is_untrained(untrained.name)
@@ -152,7 +153,7 @@ def test_a_record_of_the_only_model_serves_it_among_candidates():
     alone = plan_all(labels(), parse_study(STUDY))
     among = plan_all(labels(), parse_study(STUDY + "candidates: {mini: {model: {name: minilm}}}"))
     assert [spec.key for spec in alone] == [spec.key for spec in among]
-    assert [spec.name for spec in alone] == ["pilot-s10-r0", "pilot-s20-r0"]
+    assert [spec.name for spec in alone] == ["pilot-s10-r0", "pilot-s15-r0", "pilot-s20-r0"]
 
 
 def test_a_budget_that_just_suffices_is_taken():

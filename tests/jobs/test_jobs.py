@@ -81,7 +81,7 @@ def study(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path) -> Path:
     (folder / "texts.csv").write_text("\n".join(lines) + "\n")
     (folder / "study.yaml").write_text(
         f"study: job\ndata: {{table: {folder}/texts.csv, text: text, label: rating, id: id}}\nlabels: 80\n"
-        f"model: {{name: {tiny_bert}, max_tokens: 16}}\npilots: {{sizes: [20, 40], seeds: 1, validation: 20}}\n"
+        f"model: {{name: {tiny_bert}, max_tokens: 16}}\npilots: {{sizes: [15, 25, 40], seeds: 1, validation: 20}}\n"
         "training: {epochs: 1, min_epochs: 1}\ndesign: crossfit\n"
     )
     return folder / "study.yaml"

@@ -44,7 +44,7 @@ def aimed(features: str, objective: str = "trace", kind: str = "ols") -> list[st
     return [f"target={{kind: {kind}, features: {features}}}", f"objective={objective}", "design=crossfit"]
 
 
-SMALL_PILOTS = "pilots={sizes: [20, 40], seeds: 1}"
+SMALL_PILOTS = "pilots={sizes: [20, 30, 40], seeds: 1}"
 
 
 @pytest.mark.parametrize(
@@ -132,15 +132,15 @@ def test_errors_have_a_remedy(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pilots", "message"),
     [
-        ("{sizes: [20, 160], seeds: 1}", "'pilots.sizes' asks for 160 labels; of 200, 50 are held for validation"),
+        ("{sizes: [20, 40, 160], seeds: 1}", "'pilots.sizes' asks for 160 labels; of 200, 50 are held for validation"),
         ("{scheme: ramp-up, sizes: [20, 40, 160], seeds: 1}", "'pilots.sizes' asks for 160 labels; of 200, 50 are"),
-        ("{scheme: cross-validated, sizes: [20, 201], seeds: 1}", "'pilots.sizes' asks for 201 labels of 200"),
-        ("{scheme: cross-validated, sizes: [20, 200], seeds: 1}", None),
+        ("{scheme: cross-validated, sizes: [20, 40, 201], seeds: 1}", "'pilots.sizes' asks for 201 labels of 200"),
+        ("{scheme: cross-validated, sizes: [20, 40, 200], seeds: 1}", None),
         (
-            "{scheme: cross-fitted, sizes: [20, 161], seeds: 1}",
+            "{scheme: cross-fitted, sizes: [20, 40, 161], seeds: 1}",
             "'pilots.sizes' asks for 161 labels of 200; 160 are outside one of 5 folds",
         ),
-        ("{scheme: cross-fitted, sizes: [20, 160], seeds: 1}", None),
+        ("{scheme: cross-fitted, sizes: [20, 40, 160], seeds: 1}", None),
     ],
 )
 def test_pilots_beyond_the_budget_are_refused_before_any_work(pilots: str, message: str | None, tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_pilots_that_leave_a_split_nothing_to_rectify_with(
 
 def test_folds_of_few_clusters_are_refused_before_any_work(tmp_path: Path) -> None:
     study = study_of(
-        tmp_path, "pilots={scheme: cross-validated, sizes: [10, 20], seeds: 1, folds: 5}", "data.cluster=group"
+        tmp_path, "pilots={scheme: cross-validated, sizes: [10, 20, 40], seeds: 1, folds: 5}", "data.cluster=group"
     )
     table = tmp_path / "texts.csv"
     head, *lines = table.read_text().splitlines()

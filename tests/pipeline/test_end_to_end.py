@@ -156,7 +156,7 @@ def test_a_study_aims_at_its_coefficient(study: Path, tmp_path: Path) -> None:
         f"target={target}",
         "objective=coefficient",
         "design=crossfit",
-        "pilots={sizes: [30, 60], seeds: 1, validation: 30}",
+        "pilots={sizes: [20, 40, 60], seeds: 1, validation: 30}",
     ]
     answer = run("run", study, "-o", tmp_path / "run", *(word for setting in settings for word in ("--set", setting)))
     assert answer.returncode == 0, answer.stderr
