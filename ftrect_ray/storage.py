@@ -57,6 +57,8 @@ class RunStorage:
             raise InputError(f"not a run folder: {text!r}", mend="give a local path or a URI")
         if "://" not in text:
             path = os.path.abspath(os.path.expanduser(text))
+            if os.path.isfile(path):
+                raise InputError("a file, and not a folder", where=text, mend="name a folder")
             return cls(pafs.LocalFileSystem(), path, path)
         try:
             filesystem, root = pafs.FileSystem.from_uri(text)

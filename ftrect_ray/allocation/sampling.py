@@ -68,20 +68,22 @@ def residual_spread(Y: ArrayLike, Yhat: ArrayLike) -> ResidualSpread:
     StatisticalRefusal
         Fewer than 10 rows, or no residual at all.
     """
-    labels, predicted = answers(Y), finite("Yhat", Yhat, (1,))
-    if len(labels) != len(predicted):
-        raise InputError(f"'Yhat' must have as many rows as 'Y' ({len(labels)}); got {len(predicted)}.")
-    n = len(labels)
-    if n < LEAST_LABELS:
+    if (n := np.size(Y)) < LEAST_LABELS:
         raise StatisticalRefusal(
             f"{n} labelled rows with a prediction cannot tell where the model is far off; {LEAST_LABELS} can",
             mend="label a simple random sample first",
         )
+    labels, predicted = answers(Y), finite("Yhat", Yhat, (1,))
+    if n != len(predicted):
+        raise InputError(f"'Yhat' must have as many rows as 'Y' ({n}); got {len(predicted)}.")
     residual = labels - predicted
     squares = (residual - residual.mean()) ** 2
     overall = float(squares.mean())
     if overall == 0:
-        raise StatisticalRefusal("all residuals are equal: the predictions need no further labels")
+        raise StatisticalRefusal(
+            "all residuals are equal, which cannot tell where the model is far off",
+            mend="if it was trained on these labels, give predictions of one that was not",
+        )
     order = np.argsort(predicted, kind="stable")
     bins = np.array_split(order, int(np.clip(n // BIN_ROWS, 1, MAXIMUM_BINS)))
     centers = np.array([predicted[rows].mean() for rows in bins])
@@ -129,7 +131,9 @@ def inclusion_probabilities(residual_sd: ArrayLike, n: int, floor: float = FLOOR
         raise InputError(f"'residual_sd' must be ≥ 0; got {shown(spread[spread < 0][0])}.")
     n = count("n", n, 1)
     if n > len(spread):
-        raise InputError(f"{n} labels cannot be bought: {len(spread)} rows have none.", mend="wish fewer labels")
+        raise InputError(
+            f"{n} labels cannot be bought: {len(spread)} rows have none.", mend=f"ask for {len(spread)} at most"
+        )
     if not 0 < floor <= 1:
         raise InputError(f"'floor' must be in (0, 1]; got {shown(floor)}.")
     return _shares(spread, spread, n, floor)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from ftrect_ray.allocation.checks import count
 from ftrect_ray.allocation.curves import Curve, DrawnLaw
 from ftrect_ray.allocation.design import Design, as_table
+from ftrect_ray.allocation.designs import NO_VARIANCE
 from ftrect_ray.allocation.scaling_law import ScalingLaw
 from ftrect_ray.allocation.split import feasibility
 from ftrect_ray.errors import InputError, StatisticalRefusal, near_match
@@ -99,9 +100,14 @@ class Plan:
             if design.variance is not None and design.finetunes <= limit and not (design.name == "split" and self.spent)
         ]
         if not candidates:
-            reasons = "; ".join(f"{d.name}: {d.unavailable}" for d in allowed if d.unavailable)
+            names: dict[str, list[str]] = {}
+            for design in allowed:
+                if design.unavailable and design.finetunes <= limit:
+                    names.setdefault(design.unavailable, []).append(design.name)
+            reasons = "; ".join(f"{', '.join(who)}: {why}" for why, who in names.items())
             raise StatisticalRefusal(
-                "no design can be had" + (f": {reasons}" if reasons else ""), mend="label more rows"
+                "no design can be had" + (f": {reasons}" if reasons else ""),
+                mend="give it" if NO_VARIANCE in names else "label more rows",
             )
         ranked = [self.designs[index] for *_, index in sorted(candidates)]
         worthwhile = ranked
@@ -110,7 +116,7 @@ class Plan:
         best = self._sparing(worthwhile)
         others = [*worthwhile, *(design for design in ranked if design not in worthwhile)]
         others.remove(best)
-        return replace(best, note=self._reason(best, others))
+        return replace(best, note=self._reason(best, others, limit))
 
     def _sparing(self, ranked: list[Design]) -> Design:
         """Of the designs as good as the first: the one with the fewest fine-tunes, or with the most labels."""
@@ -122,7 +128,7 @@ class Plan:
         beyond = [d for d in tied if d.n_finetune >= known and d.finetunes <= max(ENOUGH_FOLDS, sparing.finetunes)]
         return max(beyond, key=lambda design: (design.n_finetune, -design.finetunes))
 
-    def _reason(self, best: Design, others: list[Design]) -> str:
+    def _reason(self, best: Design, others: list[Design], limit: float) -> str:
         if best.finetunes == 0:
             return "do not fine-tune: " + self._why_not(best, [design for design in others if design.finetunes > 0])
         saved = "" if best.saved is None else f", {100 * best.saved:.0f} % of the labels saved"
@@ -131,7 +137,8 @@ class Plan:
         beyond = ""
         if best.n_finetune > self.curve.holds_beyond:
             beyond = f"; beyond {self.curve.holds_beyond:g} labels nothing was measured, and no gain is promised"
-        what = f"smallest predicted variance, {best.variance:.4g}"
+        within = "" if all(d.finetunes <= limit for d in self.designs) else f" with at most {limit:g} fine-tunes"
+        what = f"smallest predicted variance{within}, {best.variance:.4g}"
         smallest = min((design for design in others if design.variance is not None), key=lambda d: d.variance or 0.0)
         if (smallest.variance or 0.0) < (best.variance or 0.0) * (1 - TIE):
             what = f"predicted variance {best.variance:.4g}, within 1 % of the smallest, with fewer fine-tunes"

@@ -11,7 +11,10 @@ from collections.abc import Sequence
 from types import FrameType
 
 from ftrect_ray.cli import parser as grammar
-from ftrect_ray.errors import EnvironmentFault, FtrectError
+from ftrect_ray.errors import EnvironmentFault, FtrectError, InputError
+
+#: What the system says of a path that a user named.
+UNUSABLE = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM)
 
 
 class Terminated(KeyboardInterrupt):
@@ -42,6 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _report(
                 EnvironmentFault(os.strerror(error.errno), where=str(error.filename or ""), mend=mend), words
             )
+        if error.errno in UNUSABLE:
+            where = str(error.filename or str(error).splitlines()[0])
+            return _report(InputError(os.strerror(error.errno), where=where, mend="name another file or folder"), words)
         raise
 
 

@@ -25,12 +25,16 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing the usage."""
-        unknown = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
+        unknown = re.search(r"argument ([^:]*): invalid choice: '([^']*)' \(choose from (.*)\)", message)
         if unknown:
-            choices = [name.strip("' ") for name in unknown[2].split(",")]
-            raise InputError(
-                f"unknown command or choice {unknown[1]!r}", where=self.prog, mend=near_match(unknown[1], choices)
-            )
+            option, word, known = unknown.groups()
+            what = f"{option!r} cannot be {word!r}" if option.startswith("-") else f"unknown command {word!r}"
+            choices = [name.strip("' ") for name in known.split(",")]
+            raise InputError(what, where=self.prog, mend=near_match(word, choices))
+        lone = re.fullmatch(r"argument (?:-\w, |-\w/)?(--[^:/]*): expected one argument", message)
+        if lone:
+            mend = f"give it one; one that begins with '-' as {lone[1]}=-…"
+            raise InputError(f"{lone[1]!r} needs a value", where=self.prog, mend=mend)
         raise InputError(message, where=self.prog, mend=f"see '{self.prog} --help'")
 
     def options(self) -> list[str]:
@@ -180,7 +184,7 @@ def rotations(text: str) -> tuple[tuple[int, int], ...]:
     pairs = tuple((int(match[1]), int(match[2])) for match in found if match)
     if len(pairs) < len(found) or any(not 0 < p < q for p, q in pairs):
         raise InputError(f"'--rotations' takes P/Q with 0 < P < Q; got {text!r}", mend="for example 2/3,1/3")
-    return pairs
+    return tuple(dict.fromkeys(pairs))
 
 
 def build() -> tuple[Parser, dict[str, Parser]]:
@@ -394,7 +398,8 @@ def _sample(parser: Parser) -> None:
     parser.add_argument(
         "--all-rows",
         action="store_true",
-        help="write the whole table with 'probability' and 'chosen'; fill in the answers and estimate from it",
+        help="write the whole table with 'probability' and 'chosen'; fill in the answers and estimate from it "
+        "(columns of lists and structs are left out)",
     )
     parser.add_argument(
         "--floor",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from argparse import Namespace
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -38,7 +39,12 @@ def plan(options: Namespace) -> int:
     if options.power is not None and options.difference is None:
         raise InputError("'--power' is of a difference", where="ftrect plan", mend="give '--difference' too")
     if of_law:
-        return plan_labels(options)
+        law = _law(options)
+        try:
+            return plan_labels(options, law)
+        except InputError as error:  # arguments of the library are options here
+            what = re.sub(r"'(\w+)'", lambda name: repr(_flag(name[1])) if name[1] in OF_LAW else name[0], error.what)
+            raise InputError(what, where=error.where or "ftrect plan", mend=error.mend) from None
     from ftrect_ray.cli.memory import plan_memory
 
     return plan_memory(options)
@@ -48,11 +54,22 @@ def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def plan_labels(options: Namespace) -> int:
+def _law(options: Namespace) -> ScalingLaw:
+    from ftrect_ray.allocation import ScalingLaw
+
+    try:
+        return ScalingLaw(*options.law)
+    except InputError as error:
+        raise InputError(error.what, where="--law A,ALPHA,B", mend=error.mend) from None
+
+
+def plan_labels(options: Namespace, law: ScalingLaw) -> int:
     """What a law says about a budget of labels."""
     from ftrect_ray import allocation
 
-    law, n, m, variance = allocation.ScalingLaw(*options.law), options.labels, options.unlabeled, options.variance
+    n, m, variance = options.labels, options.unlabeled, options.variance
+    if (options.spent or 0) > n:
+        raise InputError(f"'--spent' {options.spent} is more than '--labels' {n}", where="ftrect plan")
     shared: dict[str, Any] = {
         "unlabeled": m,
         "variance": variance,
@@ -89,7 +106,10 @@ def plan_labels(options: Namespace) -> int:
     if options.json:
         print(json.dumps(document, indent=2, allow_nan=False))
         return 0
-    print(f"law {law}, {n} labels, {'unlimited' if m is None else m} unlabelled texts\n{designs}")
+    print(f"law {law}, {n} labels, {'unlimited' if m is None else m} unlabelled texts")
+    if m is not None and variance is None:
+        print("without '--variance' as if the texts were unlimited: what their number costs depends on it")
+    print(designs)
     if split.variance is not None:
         share = f"{split.n_finetune} labels ({100 * document['fraction']:.1f} %) train"
         print(f"best single split: {share}; s* = {document['s_star']:.2f} with endless texts")

@@ -72,6 +72,8 @@ def _kept_columns(options: Namespace, cells: Cells) -> list[str]:
     wished = cells.batch.schema.names if options.columns is None else options.columns
     for name in wished:
         cells.column(name)  # refuses a column that is not there
+    if options.all_rows:
+        wished = list(dict.fromkeys([*wished, options.prediction]))  # what an estimate needs
     kept = [*named, *(name for name in wished if name not in (*named, options.label))]
     added = [PROBABILITY, *([CHOSEN] if options.all_rows else []), *([] if named else [ROW])]
     twice = next((name for name in added if name in (*kept, options.label)), None)
@@ -137,13 +139,15 @@ def _told(facts: dict[str, object], options: Namespace) -> str:
     chance, known, spread = facts["probability"], facts["earlier"], facts["residual_spread"]
     assert isinstance(chance, dict) and isinstance(known, dict) and isinstance(spread, dict)  # noqa: PT018
     low, high = min(spread["spread"]), max(spread["spread"])
+    random = options.earlier == "random"
     lines = [
         f"{facts['file']}: {facts['labels']} of {facts['candidates']} rows without a label, "
-        f"with probability {chance['smallest']:.3g} to {chance['largest']:.3g} (mean {chance['mean']:.3g})",
+        f"with probability {chance['smallest']:.3g} to {chance['largest']:.3g} (mean {chance['mean']:.3g}"
+        + (", the draw from before included)" if random else ")"),
         f"residuals of {known['labels']} labels: {low:.3g} to {high:.3g} over the range of the predictions; "
         f"the {facts['labels']} labels are forecast to be worth {facts['worth']:.0f} drawn with equal probabilities",
     ]
-    earlier = {"fixed": "1", "random": "as '--all-rows' writes it"}[options.earlier]
+    earlier = "as '--all-rows' writes it, in this or another file" if random else "1"
     lines.append(
         f"next: their answers into column {options.label!r} of a table with {options.prediction!r} of every row and "
         f"'{PROBABILITY}' of every label (labels from before: {earlier}), "

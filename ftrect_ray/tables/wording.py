@@ -41,6 +41,13 @@ def missing_column(name: str, role: str, names: Sequence[str], where: str) -> In
     listed = ", ".join(names[:SHOWN_COLUMNS]) + (", …" if len(names) > SHOWN_COLUMNS else "")
     asked = f" ({role})" if role else ""
     guess = near_match(name, names)
+    separator = next((mark for mark in (";", "\t", "|") if len(names) == 1 and mark in names[0]), None)
+    if separator is not None:
+        return InputError(
+            f"there is no column {name!r}{asked}; the first line is {listed!r}",
+            where=where,
+            mend=f"its cells are divided by {separator!r}: save the table with commas",
+        )
     return InputError(
         f"there is no column {name!r}{asked}; the columns are: {listed}",
         where=where,

@@ -146,7 +146,7 @@ def test_choice_obeys_the_cap():
     assert made.choose(max_finetunes=0).name == "classical"
     assert made.choose(max_finetunes=0).note == "do not fine-tune: no fine-tune is allowed or possible"
     note = made.choose(max_finetunes=2).note
-    assert note.startswith("smallest predicted variance, 0.007501; next recycle, 0.0")
+    assert note.startswith("smallest predicted variance with at most 2 fine-tunes, 0.007501; next recycle, 0.0")
     assert note.endswith("61 % of the labels saved")
 
 

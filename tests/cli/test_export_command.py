@@ -56,7 +56,7 @@ def test_refusals(ftrect: Ftrect, make_model_run: Callable[..., RunStorage], tin
         ([run, "-o", tmp_path / "full" / "mine" / "x", "--model", "fold-0"], 3, "cannot write the folder"),
         ([tmp_path / "nowhere", "-o", out], 2, "there is no fine-tuned model"),
         (["zz://bucket/run", "-o", out], 2, "cannot open 'zz://bucket/run'"),
-        ([run, "-o", out, "--model", "fold-0", "--dtype", "fp8"], 2, "unknown command or choice 'fp8'"),
+        ([run, "-o", out, "--model", "fold-0", "--dtype", "fp8"], 2, "'--dtype' cannot be 'fp8'"),
         ([run], 2, "required: -o/--output"),
         ([run, "-o", out, "--merged"], 2, "unknown option '--merged' .* did you mean '--merge'?"),
     ]:

@@ -56,7 +56,26 @@ def test_the_table_and_the_choice(ftrect: Any) -> None:
     assert lines[0] == "law v(s) = 16.86·s^-0.553 + 2.754, 500 labels, 14500 unlabelled texts"
     assert [line.split()[0] for line in lines[2:7]] == ["classical", "rectify-only", "split", "recycle", "sequential"]
     assert [f"crossfit-{k}" for k in range(2, 11)] == re.findall(r"^crossfit-\d+", out, re.MULTILINE)
-    assert re.search(r"^choice: crossfit-2 — smallest predicted variance, 0.007501; .* 61 % of", out, re.MULTILINE)
+    assert re.search(
+        r"^choice: crossfit-2 — smallest predicted variance with at most 2 fine-tunes, 0.007501; .* 61 % of",
+        out,
+        re.MULTILINE,
+    )
+
+
+def test_without_a_variance(ftrect: Any) -> None:
+    """What the number of texts costs hangs on it, and the designs of no fine-tune do."""
+    _, out, _ = ftrect(*WINE, "--unlabeled", "100")
+    assert "without '--variance' as if the texts were unlimited" in out.splitlines()[1]
+    assert out.splitlines()[2:] == ftrect(*WINE)[1].splitlines()[1:]
+    code, _, err = ftrect(*WINE, "--max-finetunes", "0")
+    assert code == 4
+    assert "classical: the variance of the answers is not given" in err
+    assert "crossfit" not in err
+    assert "recycle" not in err
+    assert err.endswith("— give it\n")
+    _, out, _ = ftrect(*WINE, "--rotations", "2/3,2/3")
+    assert len(re.findall("^rotation-2-3 ", out, re.MULTILINE)) == 1
 
 
 def test_do_not_fine_tune_says_why(ftrect: Any) -> None:
@@ -131,13 +150,17 @@ def test_power(ftrect: Any) -> None:
         (("--law", "nan,0.5,1"), "'a' must be a number > 0; got nan"),
         (("--law", "1e308,0.5,1"), r"'a' must be at most 1e\+100; got 1e\+308"),
         (("--law", "1,8000,1"), "'alpha' must be at most 10; got 8000"),
-        (("--labels", "1" + 23 * "0"), r"'labels' must be at most 1e\+15"),
+        (("--labels", "1" + 23 * "0"), r"'--labels' must be at most 1e\+15"),
+        (("--spent", "600"), "'--spent' 600 is more than '--labels' 500"),
+        (("--law", "1,0,1"), r"'alpha' must be a number > 0; got 0. \(--law A,ALPHA,B\)"),
+        (("--law", "1,0.5,-1"), r"'b' must be a number ≥ 0; got -1. \(--law A,ALPHA,B\)"),
+        (("--law", "-1,0.5,1"), "'--law' needs a value .* one that begins with '-' as --law=-…"),
         (("--gpu-hour-price", "3"), "'--gpu-hour-price' needs '--label-price'"),
         (("--label-price", "1", "--gpu-hour-price", "3"), "'--gpu-hour-price' needs device-hours"),
         (("--seconds-per-label", "3"), "device-hours need .* give '--seconds-per-text' too"),
         (("--seconds-per-label", "3", "--seconds-per-text", "1"), "device-hours need .* give '--unlabeled' too"),
         (("--label-price", "-1"), "'--label-price' must be a number >= 0; got -1"),
-        (("--population", "finite"), "a finite population needs 'unlabeled'"),
+        (("--population", "finite"), "a finite population needs '--unlabeled'"),
         (
             ("--population", "finite", "--unlabeled", "50", "--difference", "1"),
             "power is of differences between endless",

@@ -126,7 +126,7 @@ def test_a_host_can_be_too_small(ftrect: Any, only_config: Path) -> None:
         (("--model", "7b", *MACHINE, "--lora-rank", "0"), "'--lora-rank' must be >= 1"),
         (("--model", "7b", *MACHINE, "--lora-rank", "4"), "'--lora-rank' is for '--adapter lora'"),
         (("--model", "7b", *MACHINE, "--zero-stage", "4"), "invalid choice: '?4"),
-        (("--model", "7b", *MACHINE, "--offload", "all"), "unknown command or choice 'all'"),
+        (("--model", "7b", *MACHINE, "--offload", "all"), "'--offload' cannot be 'all'"),
         (("--model", "7b", *MACHINE, "--options", "1"), "'--options' must be >= 2"),
         (("--model", "7b", *MACHINE, "--adapter", "head", "--options", "3"), "'--options' has no head to train"),
         (("--model", "7b", *MACHINE, "--zero-stage", "1", "--offload", "parameters"), "offloaded at stage 3 only"),
@@ -158,4 +158,4 @@ def test_init_writes_a_preset(ftrect: Any, tmp_path: Path, preset: str) -> None:
 def test_init_refuses_another_preset(ftrect: Any, tmp_path: Path) -> None:
     code, _, err = ftrect("init", tmp_path / "study.yaml", "--preset", "8b")
     assert code == 2
-    assert "unknown command or choice '8b'" in err
+    assert "'--preset' cannot be '8b'" in err

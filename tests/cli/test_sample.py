@@ -131,7 +131,7 @@ def broken(table: Path, change: Any) -> Path:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--labels", "1051"), "1051 labels cannot be bought: 1050 rows have none"),
+        (("--labels", "1051"), "1051 labels cannot be bought: 1050 rows have none.* ask for 1050 at most"),
         (("--labels", "0"), "'--labels' must be >= 1; got 0"),
         (("--floor", "0"), "'--floor' must be a number > 0; got 0"),
         (("--floor", "1.5"), r"'floor' must be in \(0, 1\]; got 1.5"),
@@ -139,7 +139,7 @@ def broken(table: Path, change: Any) -> Path:
         (("--id", "trust"), r"column 'trust' is empty in 1050 rows"),
         (("--columns", "texts"), "there is no column 'texts'"),
         (("--prediction", "comment"), "column 'comment' is not a finite number"),
-        (("--earlier", "some"), "unknown command or choice 'some'"),
+        (("--earlier", "some"), "'--earlier' cannot be 'some'"),
     ],
 )
 def test_refusals(ftrect: Any, table: Path, tmp_path: Path, more: tuple[str, ...], message: str) -> None:
@@ -167,8 +167,12 @@ def test_refusals_of_the_table(ftrect: Any, table: Path, tmp_path: Path) -> None
     broken(table, lambda rows: rows[5].update(guess="0.5"))
     broken(table, lambda rows: rows[700].update(guess="0.5", id="r3"))
     expect(2, "column 'id' must name each row once; got rows? 4", "--id", "id")
+    broken(table, lambda rows: [row.update(guess=row["trust"]) for row in rows[:ROWS] if row["trust"]])
+    expect(4, "all residuals are equal, .* if it was trained on these labels, give predictions of one that was not")
     broken(table, lambda rows: [row.update(trust="") for row in rows[8:]])
     expect(4, "8 labelled rows with a prediction cannot tell where the model is far off; 10 can")
+    broken(table, lambda rows: [row.update(trust="") for row in rows])
+    expect(4, "0 labelled rows with a prediction cannot tell where the model is far off; 10 can")
     broken(table, lambda rows: [row.update(probability="1") for row in rows])
     expect(2, "the table has a column 'probability', which this command writes")
     table.write_text("id,comment,trust,guess\n")
@@ -185,6 +189,20 @@ def test_the_page_about_it_can_be_followed(ftrect: Any, table: Path, tmp_path: P
     for command in commands:
         code, _, err = ftrect(*command)
         assert code == 0, err
+
+
+def test_all_rows_can_be_estimated_from_whatever_columns_are_named(ftrect: Any, table: Path, tmp_path: Path) -> None:
+    output = tmp_path / "x.csv"
+    code, out, _ = ftrect(*words(table, output, "--all-rows", "--columns", "comment", "--earlier", "random"))
+    assert code == 0
+    assert list(read(output)[0]) == ["row", "comment", "guess", "trust", "probability", "chosen"]
+    assert ", the draw from before included)" in out
+
+
+def test_a_name_that_the_system_refuses(ftrect: Any, table: Path, tmp_path: Path) -> None:
+    code, _, err = ftrect(*words(table, tmp_path / ("x" * 300 + ".csv")))
+    assert code == 2
+    assert re.fullmatch(r"error: File name too long \(.*\) — name another file or folder\n", err)
 
 
 def test_a_table_that_csv_cannot_hold(ftrect: Any, table: Path, tmp_path: Path) -> None:

@@ -214,3 +214,12 @@ def test_uris_that_cannot_be_opened() -> None:
 def test_read_any_gives_text_columns_only_for_text_formats(tmp_path: Path) -> None:
     table = read_any(write(tmp_path / "a.csv", "a,b\n1,2.5\n"), **LIMITS)
     assert set(table.schema.types) == {pa.string()}
+
+
+@pytest.mark.parametrize("mark", [";", "\t", "|"])
+def test_a_table_that_is_divided_otherwise(tmp_path: Path, mark: str) -> None:
+    (tmp_path / "t.csv").write_text(f"text{mark}label\ngood{mark}1\n")
+    with pytest.raises(InputError) as caught:
+        read_any(str(tmp_path / "t.csv"), columns=["label"], max_rows=10, max_bytes=1000)
+    assert "there is no column 'label'" in str(caught.value)
+    assert str(caught.value).endswith(f"its cells are divided by {mark!r}: save the table with commas")
