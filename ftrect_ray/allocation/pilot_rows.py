@@ -199,9 +199,8 @@ def _cross_fitted(
 
 def _folds(units: np.ndarray, clustered: bool, folds: int, seed: list[int], remedy: str) -> np.ndarray:
     """The fold of each row (n,), rows of one unit together; a variance is measured in each, of two rows at least."""
-    of, there = "", len(np.unique(units))
-    if clustered:
-        of = f" of {there} clusters"
+    there = len(np.unique(units))
+    of = f" of {there} clusters" if clustered else ""
     fold = draw_folds(len(units), folds, seed, clusters=units) if there >= folds else np.empty(0, dtype=np.intp)
     if np.bincount(fold, minlength=folds).min() < FEWEST_IN_FOLD:
         raise InputError(
