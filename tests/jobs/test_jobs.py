@@ -49,7 +49,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         family = [psutil.Process(started.pid), *psutil.Process(started.pid).children(recursive=True)]
         started.terminate()
-        _, alive = psutil.wait_procs(family, timeout=20)
+        _, alive = psutil.wait_procs(family, timeout=5)
         for process in alive:
             process.kill()
 
