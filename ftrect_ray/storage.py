@@ -57,8 +57,6 @@ class RunStorage:
             raise InputError(f"not a run folder: {text!r}", mend="give a local path or a URI")
         if "://" not in text:
             path = os.path.abspath(os.path.expanduser(text))
-            if os.path.isfile(path):
-                raise InputError("a file, and not a folder", where=text, mend="name a folder")
             return cls(pafs.LocalFileSystem(), path, path)
         try:
             filesystem, root = pafs.FileSystem.from_uri(text)
@@ -86,13 +84,21 @@ class RunStorage:
 
         Raises
         ------
+        InputError
+            It is a file.
         EnvironmentFault
             Where it cannot be written.
         """
+        self.refuse_file()
         with self._writing(""):
             self.filesystem.create_dir(self.root, recursive=True)
         self.write_bytes(b"", ".writable")
         self.delete(".writable")
+
+    def refuse_file(self) -> None:
+        """Raise an InputError where a file has the folder's name."""
+        if self.filesystem.get_file_info(self.root).type == pafs.FileType.File:
+            raise InputError("a file, and not a folder", where=self.uri, mend="choose another folder with -o")
 
     def exists(self, *parts: str) -> bool:
         return self.filesystem.get_file_info(self.path(*parts)).type != pafs.FileType.NotFound

@@ -91,6 +91,7 @@ def check(spec: EvaluationSpec, location: str) -> Population:
     if problems := check_models(candidate.model for candidate in spec.candidates.values()):
         raise InputErrors(problems)
     storage = RunStorage.open(location)
+    storage.refuse_file()
     if storage.exists("run.json"):
         raise InputError(
             "the folder holds a run, whose report an evaluation would overwrite",

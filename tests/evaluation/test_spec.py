@@ -149,7 +149,7 @@ def test_names_that_are_no_folder_of_an_evaluation(tmp_path: Path, refused: Call
     """Found by a dry run too; what lies there stays."""
     place = tmp_path / "out"
     place.write_text("mine")
-    assert f"a file, and not a folder ({place}) — name a folder" in refused("--dry-run")
+    assert f"a file, and not a folder ({place}) — choose another folder with -o" in refused("--dry-run")
     assert place.read_text() == "mine"
     assert "File name too long" in refused("--dry-run", "-o", str(tmp_path / ("x" * 300)))
     place.unlink()
