@@ -152,11 +152,7 @@ def balance(n: int, m: int, control: np.ndarray, error: np.ndarray) -> Iterator[
     with np.errstate(divide="ignore", invalid="ignore"):
         score = np.nan_to_num(np.abs(control) / error, nan=0.0, posinf=np.inf)
     distance = score * np.sqrt(1 / n + 1 / max(m, 1))  # in standard deviations of one row
-    state: State = "PASS"
-    levels: tuple[State, State] = ("WARN", "REFUSE")
-    for level, (far, sure) in zip(levels, IMBALANCE, strict=True):
-        if ((distance > far) & (score > sure)).any():
-            state = level
+    state = _far_and_sure(distance, score, IMBALANCE)
     worst = int(np.argmax(score))
     text = "labelled and unlabelled rows look alike to the model"
     if state != "PASS":
@@ -177,11 +173,9 @@ def representation(probabilities: np.ndarray, rows: int) -> Iterator[Check]:
     """
     share = float((1 / probabilities).sum()) / rows
     error = float(np.sqrt(((1 - probabilities) / probabilities**2).sum())) / rows
-    state: State = "PASS"
-    levels: tuple[State, State] = ("WARN", "REFUSE")
-    for level, (far, sure) in zip(levels, UNREPRESENTED, strict=True):
-        if abs(share - 1) > far and abs(share - 1) > sure * error:
-            state = level
+    off = abs(share - 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        state = _far_and_sure(np.array([off]), np.array([off]) / error, UNREPRESENTED)
     text = f"by their probabilities the labels stand for {share * rows:.0f} of {rows} rows"
     if state != "PASS":
         text += ": chosen rows have no answer" if share < 1 else ": the probabilities are not those of the draw"
@@ -298,3 +292,13 @@ def expected_coverage(influence: np.ndarray, error: np.ndarray, alpha: float) ->
 def _graded(value: float, margins: tuple[float, float], below: bool = False) -> State:
     warn, refuse = (value < margin if below else value > margin for margin in margins)
     return "REFUSE" if refuse else "WARN" if warn else "PASS"
+
+
+def _far_and_sure(distance: np.ndarray, score: np.ndarray, margins: tuple[tuple[float, float], ...]) -> State:
+    """WARN or REFUSE where any distance is beyond its margin, and beyond chance by so many standard errors."""
+    state: State = "PASS"
+    levels: tuple[State, State] = ("WARN", "REFUSE")
+    for level, (far, sure) in zip(levels, margins, strict=True):
+        if ((distance > far) & (score > sure)).any():
+            state = level
+    return state
