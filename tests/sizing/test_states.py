@@ -52,6 +52,22 @@ def highest(changes: list[int], start: int = 0) -> tuple[int, int]:
     return now, peak
 
 
+def peaks(running: engine.Engine, ids: torch.Tensor, mask: torch.Tensor) -> tuple[int, int]:
+    """Most bytes in the two passes, and in the step.
+
+    A cycle leaves as much as it found, but for a few scalars. Of about forty, in one the profiler does not report one
+    of its thousands of changes: the sum tells, and the next is measured.
+    """
+    loss: list[torch.Tensor] = []
+    for _ in range(5):
+        kept, _ = highest(allocations(lambda: loss.append(running(ids, mask).square().mean())))
+        left, passes = highest(allocations(lambda: running.backward(loss.pop())), kept)
+        end, stepped = highest(allocations(lambda: running.step(1.0)), left)
+        if abs(end) < 64:
+            return passes, stepped
+    pytest.fail(f"{end} bytes are left of a cycle")
+
+
 def test_the_bucket_is_the_engines() -> None:
     assert BUCKET == engine.BUCKET
 
@@ -96,10 +112,7 @@ def test_a_real_engine_keeps_and_takes_as_much(
     masters = zero.fp32_partitioned_groups_flat if stage == 3 else zero.single_partition_of_fp32_groups
     assert sum(tensor.nbytes for tensor in masters) == pytest.approx(turn["fp32 master weights"], abs=64)
 
-    loss: list[torch.Tensor] = []
-    kept, _ = highest(allocations(lambda: loss.append(running(ids, mask).square().mean())))
-    left, passes = highest(allocations(lambda: running.backward(loss.pop())), kept)
-    _, stepped = highest(allocations(lambda: running.step(1.0)), left)
+    passes, stepped = peaks(running, ids, mask)
     running.close()
     room = turn["bucket of gradients"] if stage < 3 else 0  # at stage 3 it is there from the start
     emulated = precision == "bf16" and resolve_precision("auto", torch.device("cpu")) != dtype
