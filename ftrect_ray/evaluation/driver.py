@@ -124,7 +124,7 @@ def describe(spec: EvaluationSpec, location: str) -> dict[str, Any]:
         "models": list(spec.candidates),
         "budgets": list(spec.budgets),
         "designs": list(spec.replayed),
-        "notes": list(spec.remarks),
+        "notes": list(spec.remarks(population)),
         "replications": spec.replications * kinds,
         "missing": missing,
     }

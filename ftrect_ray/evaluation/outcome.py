@@ -34,7 +34,7 @@ def write_outcome(
         "untrained": _untrained(spec, population),
         "alpha": spec.study.alpha,
         "seed": spec.study.seed,
-        "notes": list(spec.remarks),
+        "notes": list(spec.remarks(population)),
         "population": {
             "rows": len(population),
             "truth": population.truth,

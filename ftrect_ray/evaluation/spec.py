@@ -122,10 +122,11 @@ class EvaluationSpec:
         """How pilots spend ``budget`` labels."""
         return self.pilots or rule_of(self.study, budget)
 
-    @property
-    def remarks(self) -> tuple[str, ...]:
-        """``notes``, and pilots that a budget has no room for: its replications do without them."""
+    def remarks(self, population: Population) -> tuple[str, ...]:
+        """``notes``, a population smaller than asked for, and pilots that a budget has no room for."""
         told = []
+        if len(population) < (self.target_rows or 0):
+            told.append(f"The table has {len(population):,} rows, where {self.target_rows:,} were asked for.")
         for budget in self.budgets if AUTO in self.designs else ():
             rule = self.pilot_rule(budget)
             if beyond := sorted(set(rule.sizes or ()) - set(sizes_of_pilots(AUTO, rule, budget) or ())):

@@ -123,8 +123,14 @@ def describe(study: Study, location: str) -> dict[str, Any]:
     """What :func:`run_study` would do, without doing it: ``run``, ``study_hash`` and ``stages``.
 
     See :func:`ftrect_ray.pipeline.forecast.forecast` for the stages' rows.
+
+    Raises
+    ------
+    InputError
+        There is a file of the run's name.
     """
     storage = RunStorage.open(location)
+    storage.refuse_file()
     done: set[str] = set()
     if storage.exists("study.yaml") and storage.exists("run.json"):
         entries = storage.read_json("run.json")["stages"]

@@ -161,6 +161,9 @@ def test_12_a_folder_that_cannot_be_written(ftrect: Ftrect, study: Path, tmp_pat
         3,
         "cannot write the run: .* — free space or choose another folder",
     )
+    for words in ([], ["--dry-run"]):
+        expect(ftrect("run", study, "-o", tmp_path / "file", *words), 2, "a file, and not a folder")
+    assert (tmp_path / "file").read_text() == "in the way"
 
 
 def test_12_a_full_disk_in_the_middle(study: Path, tmp_path: Path) -> None:
