@@ -70,7 +70,7 @@ def plan(tiny_bert, make_spec) -> Callable[..., list[PilotSpec]]:
         np.concatenate([part.answers for part in parts]),
     )
 
-    def make(sizes: tuple[int, ...] = (20, 40), seeds: int = 1, **training: object) -> list[PilotSpec]:
+    def make(sizes: tuple[int, ...] = (20, 30, 40), seeds: int = 1, **training: object) -> list[PilotSpec]:
         settings = whole.training.model_copy(update=training)
         pilots = Pilots(sizes=list(sizes), seeds=seeds)
         return plan_pilots(rows, pilots, Model(name=str(tiny_bert), max_tokens=16), settings, "variance", 7)
@@ -132,7 +132,7 @@ def test_six_pilots_load_their_libraries_twice_and_are_measured_once(cluster, pl
 
 @pytest.mark.parametrize(("max_failures", "after_a_kill"), [(0, "failed"), (1, "done")])
 def test_a_failing_pilot_does_not_take_the_others_along(cluster, plan, tmp_path, max_failures, after_a_kill):
-    diverged, killed, healthy = plan(sizes=(20, 30, 40))
+    diverged, killed, healthy = plan()
     specs = [diverging(diverged), killed, healthy]
 
     def kill_the_worker(result: PilotResult) -> None:
@@ -152,7 +152,7 @@ def test_a_failing_pilot_does_not_take_the_others_along(cluster, plan, tmp_path,
 def test_where_all_fail_the_error_has_their_reason_and_its_kind(cluster, plan, tmp_path):
     specs = plan()
     with pytest.raises(
-        StatisticalRefusal, match=r"no pilot of 2 succeeded: the fine-tune 'pilot-s20-r0' diverged.* \(and 1 more\)"
+        StatisticalRefusal, match=r"no pilot of 3 succeeded: the fine-tune 'pilot-s20-r0' diverged.* \(and 2 more\)"
     ):
         run([diverging(spec) for spec in specs], tmp_path)
     model = Model(name=str(tmp_path / "nowhere"))
@@ -176,7 +176,7 @@ def test_a_worker_that_always_dies_is_the_environments_fault(cluster, plan, tmp_
     thread.start()
     try:
         with pytest.raises(EnvironmentFault, match="no pilot of 1 succeeded: its worker died"):
-            run(plan(sizes=(20,)), tmp_path)
+            run(plan()[:1], tmp_path)
     finally:
         over.set()
         thread.join()
@@ -236,9 +236,9 @@ def test_rounds_keep_their_workers_from_round_to_round_and_tries_a_dead_one_agai
 def test_rounds_go_on_where_a_pilot_fails(cluster, plan, tmp_path):
     from ftrect_ray.finetune.pilots import run_pilots
 
-    first, second = plan(sizes=(20, 40))
-    specs = [diverging(first), second]
+    first, *others = plan()
+    specs = [diverging(first), *others]
     results = run_pilots(
         specs, lambda known: specs[len(known) : len(known) + 1], storage=str(tmp_path), slots=1, max_failures=0
     )
-    assert [(result.status, result.kind) for result in results] == [("failed", "diverged"), ("done", "")]
+    assert [(result.status, result.kind) for result in results] == [("failed", "diverged"), ("done", ""), ("done", "")]
