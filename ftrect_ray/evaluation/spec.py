@@ -126,7 +126,7 @@ class EvaluationSpec:
         """``notes``, a population smaller than asked for, and pilots that a budget has no room for."""
         told = []
         if len(population) < (self.target_rows or 0):
-            told.append(f"The table has {len(population):,} rows, where {self.target_rows:,} were asked for.")
+            told.append(f"The population has {len(population):,} rows, where {self.target_rows:,} were asked for.")
         for budget in self.budgets if AUTO in self.designs else ():
             rule = self.pilot_rule(budget)
             if beyond := sorted(set(rule.sizes or ()) - set(sizes_of_pilots(AUTO, rule, budget) or ())):

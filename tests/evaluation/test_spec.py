@@ -177,7 +177,7 @@ def test_a_dry_run_says_what_would_be_replayed(study: Path, tmp_path: Path, caps
     assert main(words) == 0
     assert "replications  28, 28 of them to do" in capsys.readouterr().out
     assert main([*words, "--rows", "25000"]) == 0
-    assert "The table has 400 rows, where 25,000 were asked for." in capsys.readouterr().out
+    assert "The population has 400 rows, where 25,000 were asked for." in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
 
 
