@@ -53,7 +53,9 @@ def wide_bert(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     AutoTokenizer.from_pretrained(tiny_bert).save_pretrained(folder)
     config = BertConfig.from_pretrained(tiny_bert)
     config.update({"hidden_size": 320, "intermediate_size": 640, "num_hidden_layers": 2})
-    BertModel(config).save_pretrained(folder)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        BertModel(config).save_pretrained(folder)
     return folder
 
 
@@ -66,7 +68,9 @@ def tied_llama(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(folder)
     config = LlamaConfig.from_pretrained(tiny_llama)
     config.tie_word_embeddings = True
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     return folder
 
 
@@ -179,7 +183,10 @@ def test_two_ranks_make_the_model_that_one_makes(
 ) -> None:
     """The folder says on one CPU what the two ranks say, and both say what one process at stage 1 says.
 
-    fp32, whole fine-tunes without dropout (each rank draws its own): they differ by 4·10⁻⁶ standard deviations at most.
+    fp32, whole fine-tunes without dropout (each rank draws its own). Sums in another order are another rounding, and
+    Adam makes steps of it where a gradient is nearly zero. Of twelve weights at random for each model and six sets of
+    a CPU's instructions the worst was 9·10⁻⁶ standard deviations of the answers (26·10⁻⁶ was seen on another CPU); a
+    learning rate of 1 % more shows as 600·10⁻⁶ at least. The bound lies between.
     """
     options = Options(prompt="{text} the film was", answers={"bad": 0, "good": 10, "great great": 20})
     cases = [
@@ -202,10 +209,11 @@ def test_two_ranks_make_the_model_that_one_makes(
     ]
     for (spec, folder, _), told in zip(work, ranks("finished_fits", work), strict=True):
         loaded = Predictor.load(folder)
-        np.testing.assert_allclose(loaded.predict(TEXTS)[0], told, rtol=1e-6, atol=1e-6)
+        spread = loaded.scale.spread
+        np.testing.assert_allclose(loaded.predict(TEXTS)[0], told, rtol=0, atol=2e-5 * spread)  # no step: 4e-6 seen
         plain = {"zero_stage": 1, "offload": "none", "gradient_checkpointing": False}
         alone, _ = fit_local(replace(spec, training=spec.training.model_copy(update=plain)))
-        np.testing.assert_allclose(alone.predict(TEXTS)[0], told, rtol=0, atol=2e-5 * loaded.scale.spread)
+        np.testing.assert_allclose(alone.predict(TEXTS)[0], told, rtol=0, atol=2e-4 * spread)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -224,12 +224,12 @@ def test_precision() -> None:
 
 
 def _plain_gradient(spec) -> dict[str, torch.Tensor]:
-    """By torch's autograd alone, on the concatenated first batch, with the moments inside the graph."""
-    predictor = Predictor.create(spec.model, seed=spec.seed, scale=Scale.of(spec.train.answers))
+    """By torch's autograd alone, in fp64, on the concatenated first batch, with the moments inside the graph."""
+    predictor = Predictor.create(spec.model, seed=spec.seed, scale=Scale.of(spec.train.answers)).double()
     rows = spec.train.take(epoch_batches(len(spec.train), spec.training.batch_size, spec.seed, 1)[0])
     target = (rows.answers - spec.train.answers.mean()) / spec.train.answers.std()
     read = predictor.read(predictor(*predictor.collate(predictor.encode(rows.texts).tokens)))
-    u = (torch.tensor(target, dtype=torch.float32) - read)[:, None]
+    u = (torch.tensor(target) - read)[:, None]
     mine = predictor.trainable()
     return dict(
         zip(mine, torch.autograd.grad(objectives.OBJECTIVES[spec.objective](u), list(mine.values())), strict=True)
@@ -255,13 +255,15 @@ def _exact_cases(tiny_bert: Path, tiny_llama: Path, make_spec) -> list:
 
 
 def _assert_gradients(cases, answers) -> None:
+    """To the rounding of fp32: a quarter of the bound is the worst of three sets of a CPU's instructions."""
     for spec, answer in zip(cases, answers, strict=True):
         plain = _plain_gradient(spec)
         assert plain.keys() == answer.keys()
-        assert max(gradient.abs().max() for gradient in plain.values()) > 0.01
+        largest = max(gradient.abs().max().item() for gradient in plain.values())
+        assert largest > 0.01
         for name, gradient in plain.items():
             worst = (torch.tensor(answer[name]) - gradient.flatten()).abs().max().item()
-            assert worst <= 1e-6, f"{spec.training}, {name}: {worst}"
+            assert worst <= 4e-6 * max(1.0, largest), f"{spec.training}, {name}: {worst}"
 
 
 @pytest.mark.ray
