@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -62,7 +63,7 @@ def test_killed_grown_or_in_one_go_it_is_the_same(
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     for one in family[1:]:
-        if one.is_running():
+        with contextlib.suppress(psutil.NoSuchProcess):
             one.kill()
     psutil.wait_procs(family, timeout=20)
     kept = {path.name: path.stat().st_mtime_ns for path in chunks.iterdir()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import os
 import socket
@@ -51,7 +52,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         started.terminate()
         _, alive = psutil.wait_procs(family, timeout=5)
         for process in alive:
-            process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):  # it ended meanwhile
+                process.kill()
 
 
 def _wait_for_job_server(address: str) -> None:
