@@ -5,8 +5,6 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.built
 RUN    ?= runs/demo
 UNIT   := OMP_NUM_THREADS=1 $(BIN)/pytest -m "not ray and not slow" -n auto
-# Two files side by side, each with a Ray of its own: half of their time goes into processes that start.
-RAY    := $(BIN)/pytest -m "ray and not slow" -n 2 --dist loadfile
 
 export RAY_USAGE_STATS_ENABLED ?= 0
 export TOKENIZERS_PARALLELISM ?= false
@@ -23,7 +21,7 @@ test: $(STAMP)   ## lint, types, unit tests, tests on a real local Ray (all but 
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(UNIT)
-	$(RAY)
+	$(BIN)/pytest -m "ray and not slow"
 
 unit: $(STAMP)   ## unit tests alone, without Ray
 	$(UNIT)
