@@ -210,7 +210,7 @@ def test_two_ranks_make_the_model_that_one_makes(
     for (spec, folder, _), told in zip(work, ranks("finished_fits", work), strict=True):
         loaded = Predictor.load(folder)
         spread = loaded.scale.spread
-        np.testing.assert_allclose(loaded.predict(TEXTS)[0], told, rtol=0, atol=2e-5 * spread)  # one pass: 4e-6 was seen
+        np.testing.assert_allclose(loaded.predict(TEXTS)[0], told, rtol=0, atol=2e-5 * spread)  # one pass: 4e-6 seen
         plain = {"zero_stage": 1, "offload": "none", "gradient_checkpointing": False}
         alone, _ = fit_local(replace(spec, training=spec.training.model_copy(update=plain)))
         np.testing.assert_allclose(alone.predict(TEXTS)[0], told, rtol=0, atol=2e-4 * spread)
